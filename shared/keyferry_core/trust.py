@@ -1,0 +1,62 @@
+"""Which peers a device believes: certificates under its realm's issuing CA."""
+
+from keyferry_core import x509
+from keyferry_core._compat import sha256
+from keyferry_core.edhoc.credentials import Credential, by_x5t
+from keyferry_core.errors import AuthenticationError
+
+# Verified certificates and endorsed keys that are remembered, by hash, at about 100 bytes each.
+MAX_REMEMBERED = 8
+
+
+class Trust:
+    """Certificates of one realm. A signature is verified once; dates are checked every time."""
+
+    def __init__(self, crypto, realm: str, issuer: bytes) -> None:
+        self._crypto = crypto
+        self._realm = realm
+        self._issuer = x509.parse(issuer)
+        self._verified = []
+
+    def check(self, certificate: bytes, now: int) -> tuple[str, bytes]:
+        """``(name, 65-byte public key)`` of a device's DER certificate that holds at ``now``.
+
+        ``now``: Unix seconds. Raises DecodeError or AuthenticationError.
+        """
+        x509.check_dates(self._issuer, now)
+        parsed = x509.parse(certificate)
+        name = x509.check_device(parsed, self._realm, now)
+        digest = sha256(certificate)
+        if digest not in self._verified:
+            x509.verify(self._crypto, parsed, self._issuer)
+            self._remember(digest)
+        return name, parsed.public_key
+
+    def credential(
+        self, certificate: bytes, endorsed: bytes | None, now: int
+    ) -> tuple[str, Credential]:
+        """``(name, EDHOC credential)``: of the certificate, or of the key that it endorsed.
+
+        Raises DecodeError or AuthenticationError.
+        """
+        name, public = self.check(certificate, now)
+        if endorsed is None:
+            return name, by_x5t(certificate, public)
+        # only the profile rpk needs this, and a board without it saves the memory
+        from keyferry_core import rpk
+
+        digest = sha256(public, endorsed)
+        if digest in self._verified:
+            named, found, _, _ = rpk.parse_endorsed(endorsed)
+        else:
+            named, found = rpk.open_endorsed(self._crypto, public, endorsed)
+        if named != name:
+            raise AuthenticationError("the endorsed key is for " + named + ", not for " + name)
+        if digest not in self._verified:
+            self._remember(digest)
+        return name, found
+
+    def _remember(self, digest: bytes) -> None:
+        if len(self._verified) == MAX_REMEMBERED:
+            self._verified.pop(0)
+        self._verified.append(digest)

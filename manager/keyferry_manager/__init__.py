@@ -1,0 +1,1 @@
+"""The manager: it admits devices, issues their certificates and relays between them."""

@@ -1,0 +1,366 @@
+"""The manager as a whole: which part gets which, started and stopped in order."""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from keyferry_core.errors import KeyferryError
+from keyferry_manager.access import combined
+from keyferry_manager.audit import AuditTrail, BatchWriter
+from keyferry_manager.authority import LocalAuthority
+from keyferry_manager.carriers.est import Est
+from keyferry_manager.carriers.http import HttpEndpoint
+from keyferry_manager.carriers.mqtt import MqttEndpoint, MqttSettings
+from keyferry_manager.carriers.status import Status
+from keyferry_manager.carriers.tls import (
+    ChannelPeer,
+    Refusal,
+    TlsLimits,
+    TlsListener,
+    server_context,
+)
+from keyferry_manager.config import Config
+from keyferry_manager.identity import Identifier, Identity, RevokedSet
+from keyferry_manager.logs import log
+from keyferry_manager.policy import PolicyProblem
+from keyferry_manager.problems import ConfigProblem
+from keyferry_manager.registry import Link
+from keyferry_manager.relay import Relay, RelaySettings, RouteMode
+from keyferry_manager.relay.trace import TraceFile
+from keyferry_manager.store import Revocation, Revoked, Store
+
+_LOG = logging.getLogger("keyferry.manager")
+# Seconds between looks at the clock, and at what the command line changed: a new policy is in
+# force, and what it ends has ended, within half a second.
+_TICK = 0.5
+_RELOAD = 0.2
+# Seconds until it is tried again when it failed.
+_RETRY = 2.0
+# Seconds between looks at our own certificate's expiry.
+_RENEWAL_CHECK = 3600.0
+# Connections to the EST listener: enrolment is short, and anybody may come.
+_EST_LIMITS = TlsLimits(
+    connections=1000, connections_per_address=128, handshakes=128, handshakes_per_address=64
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What the carriers see of the manager."""
+
+    identifier: Identifier
+    relay: Relay
+    trail: AuditTrail
+
+    async def identify(self, peer: ChannelPeer) -> Identity:
+        return await self.identifier.identify(peer)
+
+    def link_up(self, link: Link) -> None:
+        self.relay.link_up(link)
+
+    def link_down(self, link: Link, clean: bool, reason: str) -> None:
+        self.relay.link_down(link, clean, reason)
+
+    def receive(self, link: Link, payload: bytes) -> None:
+        self.relay.receive(link, payload)
+
+    def refused(self, event: str, name: str, address: str, detail: str) -> None:
+        self.trail.refused(event, name, address, detail)
+
+
+class Manager:
+    """A manager for the home that ``keyferry init`` made.
+
+    ``trace`` names a file for relay/trace.py. ``start`` raises Problem with a sentence for the
+    operator; after it, or after ``stop``, nothing of this object is left running.
+    """
+
+    def __init__(self, home: Path | str, *, trace: Path | None = None) -> None:
+        self.config = Config.load(home)
+        self._trace_path = trace
+        self._stack = contextlib.AsyncExitStack()
+        self._seen_version = -1
+        self._revoked_serials: set[str] = set()
+        self._revoked_for_handshakes = b""
+        self._mqtt_listener: TlsListener | None = None
+
+    async def start(self) -> None:
+        """Open the database and the listeners."""
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        log(
+            _LOG,
+            logging.INFO,
+            "manager-started",
+            realm=self.config.realm,
+            mqtt_port=self.mqtt_port,
+            est_port=self.est_port,
+        )
+
+    async def stop(self) -> None:
+        """Tell every device, close every link, write down what is left."""
+        await self._stack.aclose()
+        # How many messages went through, and how many were answered with which error.
+        log(_LOG, logging.INFO, "manager-stopped", **self.relay.counters)
+
+    @property
+    def mqtt_port(self) -> int:
+        """The port that MQTT is listened on."""
+        assert self._mqtt_listener is not None
+        return self._mqtt_listener.port
+
+    @property
+    def est_port(self) -> int:
+        """The port that EST is listened on."""
+        return self._est_listener.port
+
+    # inside
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        config = self.config
+        # The stack runs backwards at the end: what is opened first is closed last.
+        self.store = store = await stack.enter_async_context(Store.open(config.database_url))
+        await store.migrate()
+        await store.end_open_sessions("manager-restarted")
+        await store.presences.forget_links()
+        self._authority = LocalAuthority(config)
+        self._authority.ensure_server()
+
+        writer = BatchWriter(store)
+        writer.start()
+        stack.push_async_callback(writer.stop)
+        self.trail = AuditTrail(writer)
+        stack.callback(self.trail.finish)
+        trace = None
+        if self._trace_path is not None:
+            try:
+                trace = TraceFile(self._trace_path)
+            except OSError as error:
+                path = self._trace_path
+                raise ConfigProblem(f"cannot write the trace {path}: {error.strerror}.") from None
+            stack.callback(trace.close)
+        self.relay = Relay(relay_settings(config), self.trail, trace)
+        self._identifier = Identifier(self._authority, store)
+        self.relay.keys.load(await store.presences.keys())
+        await self._reload()
+
+        await self._listen_for_est(stack, writer)
+        await self._listen_for_mqtt(stack)
+        self._every(stack, _TICK, self._tick)
+        self._every(stack, _RELOAD, self._reload)
+        self._every(stack, _RENEWAL_CHECK, self._renew)
+
+    async def _listen_for_est(self, stack: contextlib.AsyncExitStack, writer: BatchWriter) -> None:
+        est = Est(self.config, self.store, self._authority, writer.entry)
+        app = est.app()
+        Status(config=self.config, store=self.store, authority=self._authority).add_to(app)
+        endpoint = HttpEndpoint(app)
+        self._est_listener = TlsListener(
+            "est", self._est_context(), endpoint, self.trail.connection_refused, _EST_LIMITS
+        )
+        stack.push_async_callback(self._est_listener.stop)
+        stack.push_async_callback(endpoint.stop)
+        await self._listen(self._est_listener, self.config.est_port, "est_port")
+        stack.callback(self._est_listener.stop_accepting)
+
+    async def _listen_for_mqtt(self, stack: contextlib.AsyncExitStack) -> None:
+        config = self.config
+        host = _Host(self._identifier, self.relay, self.trail)
+        settings = MqttSettings(
+            packets_per_second=config.messages_per_second, queue_messages=config.queue_messages
+        )
+        endpoint = MqttEndpoint(host, settings)
+        connections = config.max_links + config.max_handshakes
+        limits = TlsLimits(
+            connections=connections,
+            # Whoever is through the handshake holds a certificate, and is bounded by that.
+            connections_per_address=connections,
+            handshakes=config.max_handshakes,
+            handshakes_per_address=max(1, config.max_handshakes // 2),
+            handshake_timeout=config.handshake_seconds,
+        )
+        listener = self._mqtt_listener = TlsListener(
+            "mqtt", self._mqtt_context(), endpoint, self._connection_refused, limits
+        )
+        stack.push_async_callback(listener.stop)
+        stack.push_async_callback(endpoint.stop)
+        stack.callback(self.relay.stop)
+        await self._listen(listener, config.mqtt_port, "mqtt_port")
+        stack.callback(listener.stop_accepting)
+
+    async def _listen(self, listener: TlsListener, port: int, key: str) -> None:
+        host = self.config.listen_host
+        try:
+            await listener.start(host, port)
+        except OSError as error:
+            raise ConfigProblem(
+                f"cannot listen on {host} port {port}: {error.strerror}. Change listen.{key} or "
+                "listen.host, or stop what has the port."
+            ) from None
+
+    def _mqtt_context(self) -> ssl.SSLContext:
+        return server_context(
+            self._authority.server_file,
+            self._authority.trusted_by_links(),
+            certificate_required=True,
+            revoked=self._revoked_for_handshakes,
+        )
+
+    def _connection_refused(self, refusal: Refusal) -> None:
+        """Name the device whose revoked certificate was refused, when it is one of ours."""
+        name = ""
+        if refusal.certificate_der is not None:
+            with contextlib.suppress(KeyferryError):
+                name = self._authority.identify(refusal.certificate_der).name
+        self.trail.connection_refused(refusal, name)
+
+    def _sign_for_handshakes(self, revoked: list[Revoked]) -> bytes:
+        """A list for our own listener, so that a client hears "certificate revoked" from TLS.
+
+        It is never published: it covers the CA's whole life, for a list that has ended would lock
+        everybody out. What it lacks, Identifier finds. Empty as long as nothing is revoked, since
+        OpenSSL verifies it anew in each handshake.
+        """
+        if not revoked:
+            return b""
+        issuing = self._authority.issuing
+        start = issuing.not_valid_before_utc.timestamp()
+        end = issuing.not_valid_after_utc.timestamp()
+        crl = self._authority.sign_revocations(revoked, 0, start, end)
+        return crl.public_bytes(Encoding.PEM)
+
+    def _est_context(self) -> ssl.SSLContext:
+        return server_context(
+            self._authority.server_file,
+            self._authority.trusted_by_enrolment(),
+            certificate_required=False,
+            # A device may renew late. enrolment.check_dates is asked for each operation instead.
+            check_dates=False,
+        )
+
+    def _every(
+        self,
+        stack: contextlib.AsyncExitStack,
+        seconds: float,
+        action: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Do ``action`` again and again until the stack is closed."""
+
+        async def run() -> None:
+            pause = seconds
+            while True:
+                await asyncio.sleep(pause)
+                pause = seconds
+                try:
+                    await action()
+                except Exception:  # a database that is away, say: what is known stays in force
+                    _LOG.exception("background-failed")
+                    pause = max(seconds, _RETRY)
+
+        task = asyncio.get_running_loop().create_task(run())
+
+        async def end() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        stack.push_async_callback(end)
+
+    async def _tick(self) -> None:
+        self.relay.tick()
+        self.trail.tick()
+
+    async def _reload(self) -> None:
+        """Take over revocations, names, rules and the policy when somebody changed them."""
+        version = await self.store.data_version()
+        if version == self._seen_version:
+            return
+        names = [device.name for device in await self.store.devices()]
+        revoked = await self.store.life.all_revoked(time.time())
+        self._identifier.revoked = RevokedSet(revoked)
+        ended = self._end_revoked(await self.store.life.open_revocations())
+        await self._tell_listener(revoked)
+        # Last, since whoever waits for it may believe that all is done.
+        for order, done_at, links, sessions in ended:
+            await self.store.life.finish_revocation(order.id, done_at, links, sessions)
+        pairs = [(rule.initiator, rule.responder) for rule in await self.store.rules()]
+        applied = await self.store.policies.get()
+        try:
+            rules = combined(pairs, applied)
+        except PolicyProblem as problem:  # a newer Keyferry applied it, say
+            if self._seen_version < 0:
+                raise
+            rules = self.relay.rules
+            log(_LOG, logging.ERROR, "policy-unreadable", error=str(problem))
+        self.relay.set_rules(rules, names)
+        self._seen_version = version
+        number = 0 if applied is None else applied.id
+        fields = {"devices": len(names), "rules": len(pairs), "policy": number}
+        log(_LOG, logging.INFO, "rules-loaded", **fields)
+
+    async def _tell_listener(self, revoked: list[Revoked]) -> None:
+        """Let handshakes refuse what is revoked, when that is not what they refuse already."""
+        serials = {item.serial for item in revoked}
+        if serials == self._revoked_serials:
+            return
+        # Ten thousand entries take half a second, in which messages must go on.
+        self._revoked_for_handshakes = await asyncio.to_thread(self._sign_for_handshakes, revoked)
+        self._revoked_serials = serials
+        if self._mqtt_listener is not None:
+            self._mqtt_listener.replace_context(self._mqtt_context())
+
+    def _end_revoked(self, orders: list[Revocation]) -> list[tuple[Revocation, float, int, int]]:
+        """End what is live of revoked certificates: when that was done, links and sessions."""
+        ended = []
+        for order in orders:
+            presence = self.relay.registry.get(order.device)
+            links, sessions = 0, 0
+            if presence is None or presence.link is None or self._is_revoked(presence.link):
+                links, sessions = self.relay.end_device(order.device, "revoked")
+            done_at = time.time()
+            ended.append((order, done_at, links, sessions))
+            self.trail.ok(
+                "revocation-done",
+                order.device,
+                "",
+                order.reason,
+                links=links,
+                sessions=sessions,
+                milliseconds=round(1000 * (done_at - order.ordered_at)),
+            )
+        return ended
+
+    def _is_revoked(self, link: Link) -> bool:
+        certificate = x509.load_der_x509_certificate(link.certificate_der)
+        return self._identifier.revoked.covers(certificate)
+
+    async def _renew(self) -> None:
+        """Renew our own certificate when it is due, without a restart."""
+        reason = await asyncio.to_thread(self._authority.ensure_server)
+        if reason:
+            if self._mqtt_listener is not None:
+                self._mqtt_listener.replace_context(self._mqtt_context())
+            self._est_listener.replace_context(self._est_context())
+            self.trail.ok("server-certificate-renewed", "", "", reason)
+
+
+def relay_settings(config: Config) -> RelaySettings:
+    """The relay's part of the configuration."""
+    return RelaySettings(
+        route_mode=cast(RouteMode, config.route_mode),
+        session_grace=float(config.session_grace),
+        registration=float(config.registration_seconds),
+        sessions_per_device=config.max_sessions,
+        sessions_total=max(1024, 4 * config.max_links),
+        max_links=config.max_links,
+    )

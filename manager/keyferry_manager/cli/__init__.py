@@ -1,0 +1,39 @@
+"""The ``keyferry`` command.
+
+Each module registers its commands on ``base.app`` when it is imported here: a new command is one
+new module and its name in this list.
+"""
+
+from keyferry_manager.cli import (
+    approvals,
+    demo,
+    device,
+    home,
+    links,
+    policy,
+    revocation,
+    rules,
+    trail,
+    vectors,
+)
+from keyferry_manager.cli.base import app
+
+__all__ = [
+    "app",
+    "approvals",
+    "demo",
+    "device",
+    "home",
+    "links",
+    "main",
+    "policy",
+    "revocation",
+    "rules",
+    "trail",
+    "vectors",
+]
+
+
+def main() -> None:
+    """Entry point of the ``keyferry`` script."""
+    app(prog_name="keyferry")

@@ -1,0 +1,43 @@
+"""``keyferry demo``: two devices meet through a manager, on this machine, before your eyes."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from keyferry_manager.cli.base import JsonOption, app
+from keyferry_manager.problems import Problem
+
+
+@app.command()
+def demo(
+    records: Annotated[
+        int, typer.Option(min=1, max=10000, help="Records that each device sends to the other.")
+    ] = 100,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave it running afterwards, until Ctrl-C.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch two devices enrol, ask for each other, agree on keys and use them.
+
+    One manager and two agents start here, each agent in a MicroPython of its own with 128 KiB of
+    heap. Exit code 0 means that every check held.
+    """
+    # Only this command needs the bench: the others work without it.
+    try:
+        from keyferry_hil.interpreter import InterpreterError
+        from keyferry_manager.cli.demo.stage import StageError
+        from keyferry_manager.cli.demo.story import play
+    except ImportError as error:
+        raise Problem(
+            f"the demo needs virtual devices, and {error.name} is missing: "
+            "pip install 'keyferry[hil]'."
+        ) from None
+    try:
+        held = asyncio.run(play(records=records, keep=keep, as_json=as_json))
+    except (InterpreterError, StageError) as error:
+        raise Problem(str(error)) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(130) from None
+    raise typer.Exit(0 if held else 1)

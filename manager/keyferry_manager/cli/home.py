@@ -1,0 +1,205 @@
+"""``keyferry init`` and ``keyferry serve``."""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from keyferry_manager import logs
+from keyferry_manager.authority import LocalAuthority
+from keyferry_manager.authority.files import sync_directory, write_new
+from keyferry_manager.cli.base import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    app,
+    home_option,
+    host_parser,
+    realm_parser,
+    utc,
+    write,
+    write_json,
+)
+from keyferry_manager.config import FILE_NAME, Config, template
+from keyferry_manager.policy import FILE_NAME as POLICY_NAME
+from keyferry_manager.policy import TEMPLATE as POLICY_TEMPLATE
+from keyferry_manager.problems import ConfigProblem
+
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")]
+
+
+@app.command()
+def init(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The home to make; it must not exist yet.")
+    ],
+    realm: Annotated[
+        str,
+        typer.Option(
+            parser=realm_parser,
+            metavar="DOMAIN",
+            help="The domain of this manager, as in plant.example; it cannot change later.",
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option(parser=host_parser, metavar="ADDRESS", help="Address to listen on.")
+    ] = "0.0.0.0",
+    mqtt_port: Port = 8883,
+    est_port: Port = 8443,
+    public_host: Annotated[
+        str | None,
+        typer.Option(parser=host_parser, metavar="HOST", help="Where devices reach this manager."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a manager's home: CA, server certificate, database and configuration.
+
+    It is made whole or not at all, and nothing that exists is overwritten.
+    """
+    text = template(
+        realm,
+        listen_host=host,
+        mqtt_port=mqtt_port,
+        est_port=est_port,
+        public_host=public_host or "",
+    )
+    directory = directory.absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigProblem(
+            f"{directory} exists already and is not overwritten: choose another directory, or "
+            "move it away."
+        )
+    authority = _make_home(directory, text)
+    made = {
+        "home": str(directory),
+        "realm": realm,
+        "config": str(directory / FILE_NAME),
+        "root_certificate": str(directory / "ca" / "root.pem"),
+        "root_expires": utc(authority.root.not_valid_after_utc.timestamp()),
+        "issuing_expires": utc(authority.issuing.not_valid_after_utc.timestamp()),
+        "factory_expires": utc(authority.factory.not_valid_after_utc.timestamp()),
+    }
+    if as_json:
+        write_json(made)
+        return
+    write(Text(f"A manager for {realm}, in {directory}", style="bold"))
+    for name, what in (
+        (FILE_NAME, "the settings, with comments"),
+        (POLICY_NAME, "who may do what with whom; it allows nothing yet"),
+        ("ca/root.*", "root CA: the one thing that devices trust"),
+        ("ca/issuing.*", "issuing CA: signs devices and the server"),
+        ("ca/factory.*", "factory CA: signs what lets a device enrol"),
+        ("server.pem", "the server's key and certificate, renewed by itself"),
+        ("keyferry.db", "devices, certificates, rules, audit trail"),
+    ):
+        write(Text(f"  {name:14} {what}"))
+    option = home_option(_shown(directory))
+    write()
+    write(Text("Keep a copy of ca/ where nobody else can read it: the keys are not encrypted."))
+    write("Next:")
+    write(Text(f"  keyferry serve{option}"))
+    write(Text(f"  keyferry device add pump-7 --factory{option}"))
+
+
+def _make_home(directory: Path, text: str) -> LocalAuthority:
+    building = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        building.mkdir(mode=0o700)
+        config = Config.parse(text, building)
+        write_new(building / FILE_NAME, text.encode(), 0o600)
+        write_new(building / POLICY_NAME, POLICY_TEMPLATE.encode(), 0o600)
+        authority = LocalAuthority.create(config)
+        asyncio.run(_make_database(config))
+        sync_directory(building)
+        # Replaces an empty directory, and fails on one that somebody filled in the meantime.
+        os.rename(building, directory)
+        sync_directory(directory.parent)
+    except OSError as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise ConfigProblem(f"{directory} cannot be made: {error.strerror}.") from None
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return authority
+
+
+async def _make_database(config: Config) -> None:
+    from keyferry_manager.store import Store  # takes long: see base.with_store
+
+    async with Store.open(config.database_url) as store:
+        await store.migrate()
+        await store.audit("home-made", detail=config.realm)
+
+
+def _shown(directory: Path) -> Path:
+    with suppress(ValueError):
+        return directory.relative_to(Path.cwd())
+    return directory
+
+
+@app.command()
+def serve(
+    home: HomeOption = DEFAULT_HOME,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the ready line and the log as JSON.")
+    ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Append all that the relay sees, as it came, in JSON lines: for demonstrations.",
+        ),
+    ] = None,
+) -> None:
+    """Run the manager until SIGTERM or Ctrl-C.
+
+    One line on standard output says when it is ready and on which ports; the log goes to
+    standard error.
+    """
+    config = Config.load(home)
+    logs.configure(sys.stderr, as_json, logging.getLevelName(config.log_level.upper()))
+    asyncio.run(_serve(home, config, as_json, trace))
+
+
+async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) -> None:
+    # Only this command needs the servers: the others start faster without.
+    from keyferry_manager.app import Manager
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    manager = Manager(home, trace=trace)
+    await manager.start()
+    try:
+        ready = {
+            "event": "ready",
+            "realm": config.realm,
+            "host": config.listen_host,
+            "mqtt_port": manager.mqtt_port,
+            "est_port": manager.est_port,
+            "pid": os.getpid(),
+        }
+        if as_json:
+            line = json.dumps(ready)
+        else:
+            line = (
+                f"ready: {config.realm} on {config.listen_host}, MQTT port {manager.mqtt_port}, "
+                f"EST port {manager.est_port}"
+            )
+        print(line, flush=True)
+        await stopping.wait()
+    finally:
+        await manager.stop()

@@ -1,0 +1,21 @@
+"""What the operator must put right. A problem's text is one sentence that says what to do next."""
+
+
+class Problem(Exception):
+    """Base of everything the command line shows as one sentence, without a traceback."""
+
+
+class ConfigProblem(Problem):
+    """The configuration file is missing, unreadable or says something impossible."""
+
+
+class StoreProblem(Problem):
+    """The database cannot be opened, is of another version, or refuses a change."""
+
+
+class AuthorityProblem(Problem):
+    """A key or certificate of the manager is missing, unreadable or does not fit."""
+
+
+class ChangedMeanwhile(StoreProblem):
+    """Somebody else changed what a decision rests on; it can be made again."""

@@ -1,0 +1,386 @@
+"""The relay: it takes messages from links, sends them along PATHS, and tells who must know what.
+
+Nothing here waits, reads a database or looks at a socket. Whoever owns a Relay calls ``tick``
+about twice a second, ``set_rules`` when names or rules changed, and writes down what ``Trail``
+is told.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from keyferry_core import signalling as sig
+from keyferry_core.errors import DecodeError, KeyferryError, RemoteError, code_of
+from keyferry_core.names import MANAGER
+from keyferry_manager.policy import Rules
+from keyferry_manager.registry import Link, Presence, Registry, Session, Sessions
+from keyferry_manager.relay import wire
+from keyferry_manager.relay.agreement import AgreementKeys
+from keyferry_manager.relay.settings import RelaySettings
+from keyferry_manager.relay.steps import PATHS, Passage
+from keyferry_manager.store.records import AgreementKey
+
+# Refusals that say something about the sender, not about the moment: these are audited.
+_AUDITED = (
+    "identity-mismatch",
+    "access-denied",
+    "authentication-failed",
+    "bad-route",
+    "malformed",
+    "unsupported",
+)
+
+
+class Trail(Protocol):
+    """Who hears of what happened. Nothing in it may block."""
+
+    def ok(self, event: str, name: str, address: str, detail: str = "", **fields: object) -> None:
+        """Something that should be."""
+        ...
+
+    def refused(
+        self, event: str, name: str, address: str, detail: str = "", **fields: object
+    ) -> None:
+        """Something that was not allowed."""
+        ...
+
+    def session(self, session: Session) -> None:
+        """A session began, ended or was counted."""
+        ...
+
+    def link(self, presence: Presence) -> None:
+        """A link is there, or its device registered."""
+        ...
+
+    def link_ended(self, link_id: str) -> None:
+        """A link is not there any more."""
+        ...
+
+    def key(self, key: AgreementKey) -> None:
+        """A device registered another key."""
+        ...
+
+
+# A trace gets the link, the bytes, the checked map (None when there is none), the steps with their
+# outcomes, the outcome of all ("relayed", "answered" or an error's name) and what was sent.
+Trace = Callable[[Link, bytes, dict[int, Any] | None, list[tuple[str, str]], str, bytes], None]
+
+
+class Relay:
+    """The manager's view of all devices, and the way of a message from one to the other."""
+
+    def __init__(
+        self,
+        settings: RelaySettings,
+        trail: Trail,
+        trace: Trace | None = None,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.registry = Registry(settings.max_links)
+        self.sessions = Sessions(
+            settings.sessions_per_device, settings.sessions_total, settings.half_open
+        )
+        self.keys = AgreementKeys(trail.key)
+        self.rules = Rules()
+        self.names: frozenset[str] = frozenset()
+        self.counters: Counter[str] = Counter()
+        self.now = now
+        self.wall = wall
+        self._trail = trail
+        self._trace = trace
+
+    # links
+
+    def link_up(self, link: Link) -> None:
+        """A device proved its name on a new link. One that it had before is replaced.
+
+        RemoteError("too-many") when the manager is full.
+        """
+        if not self.registry.has_room(link.name):
+            raise RemoteError("too-many", "links")
+        known = self.registry.get(link.name)
+        replaced = "" if known is None else known.link_id
+        before = self.registry.attach(link, self.wall())
+        if before is not None:
+            self._trail.link_ended(replaced)
+            before.send(self._error(before, RemoteError("replaced"), {}))
+            before.close()
+            detail = f"replaces the link from {before.address}"
+            self._trail.ok("link-replaced", link.name, link.address, detail)
+        presence = self.registry.get(link.name)
+        assert presence is not None
+        self._trail.link(presence)
+        self._trail.ok("link-up", link.name, link.address, link=presence.link_id)
+
+    def link_down(self, link: Link, clean: bool, reason: str) -> None:
+        """A link ended; ``clean`` when the device said goodbye. Its peers hear of it at once
+        then, else after the grace in which it may come back."""
+        now = self.now()
+        gone_at = now if clean else now + self.settings.session_grace
+        known = self.registry.get(link.name)
+        link_id = "" if known is None else known.link_id
+        if not self.registry.detach(link, gone_at):
+            return
+        self._trail.link_ended(link_id)
+        self._trail.ok("link-down", link.name, link.address, reason, clean=clean, link=link_id)
+        if clean:
+            self._expire(now)
+
+    def close_link(self, name: str, reason: str) -> None:
+        """End a device's link and its sessions now."""
+        presence = self.registry.get(name)
+        if presence is None:
+            return
+        link = presence.link
+        if link is not None:
+            link_id = presence.link_id
+            self.registry.detach(link, self.now())
+            self._trail.link_ended(link_id)
+            self._trail.ok("link-down", name, link.address, reason, clean=False, link=link_id)
+            link.close()
+        presence.gone_at = self.now()
+        self._expire(self.now())
+
+    def end_device(self, name: str, reason: str) -> tuple[int, int]:
+        """End a device's link and its sessions now, and tell it and its peers the error
+        ``reason``. How many links and how many sessions there were."""
+        sessions = self.sessions.of(name)
+        for session in sessions:
+            self._end_for(session, (session.other(name),), reason)
+        presence = self.registry.get(name)
+        link = None if presence is None else presence.link
+        if link is not None:
+            link.send(self._error(link, RemoteError(reason), {}))
+        self.close_link(name, reason)
+        return int(link is not None), len(sessions)
+
+    # messages
+
+    def receive(self, link: Link, payload: bytes) -> None:
+        """One message from a device: relay it, or answer why not."""
+        message: dict[int, Any] | None = None
+        passed: list[tuple[str, str]] | None = None if self._trace is None else []
+        passage: Passage | None = None
+        outcome = "relayed"
+        at = "decode"
+        try:
+            message = wire.decode(payload)
+            passage = Passage(link, payload, message)
+            for step in PATHS[passage.kind]:
+                at = step.__name__
+                note = step(self, passage)
+                if passed is not None:
+                    passed.append((at, note))
+            if passage.kind in sig.TO_MANAGER:
+                outcome = "answered"
+            self.counters[outcome] += 1
+        except RemoteError as error:
+            outcome = error.name
+            if passed is not None:
+                passed.append((at, error.name + (f": {error.detail}" if error.detail else "")))
+            self._refuse(link, payload, message, error)
+        if self._trace is not None and passed is not None:
+            out = passage.out if passage is not None and outcome in ("relayed", "answered") else b""
+            self._trace(link, payload, message, passed, outcome, out)
+
+    # time
+
+    def tick(self) -> None:
+        """Expire what is due. Called about twice a second."""
+        now = self.now()
+        for session in self.sessions.expired(now):
+            self._end_for(session, (session.initiator, session.responder), "timeout")
+        self._expire(now)
+
+    def set_rules(self, rules: Rules, names: Iterable[str]) -> None:
+        """Replace names and rules. Links and sessions that they no longer allow end now."""
+        self.rules = rules
+        self.names = frozenset(names)
+        self.keys.keep(self.names)
+        for presence in self.registry:
+            if presence.name not in self.names:
+                self.close_link(presence.name, "removed")
+        for session in self.sessions.all():
+            decision = rules.decide(session.initiator, session.responder)
+            if decision.allowed:
+                session.withheld = self._withheld(session.initiator, session.responder)
+                continue
+            self._end_for(session, (session.initiator, session.responder), "access-denied")
+            self._trail.ok(
+                "access-withdrawn",
+                session.initiator,
+                "",
+                decision.reason,
+                to=session.responder,
+                session=session.id.hex(),
+            )
+
+    def stop(self) -> None:
+        """Tell both sides of every session that it is over, and close every link."""
+        for session in self.sessions.all():
+            self._end_for(session, (session.initiator, session.responder), "peer-gone")
+        for presence in self.registry:
+            if presence.link is not None:
+                self.close_link(presence.name, "manager-stopped")
+
+    # what the steps call
+
+    def register(
+        self,
+        link: Link,
+        instance: bytes,
+        addresses: list[str],
+        seconds: int,
+        key: AgreementKey | None = None,
+    ) -> None:
+        """Put a device in the registry; end its sessions when it started anew.
+
+        ``key`` was checked. Without one, that of an earlier registration stays.
+        """
+        presence = self.registry.get(link.name)
+        if presence is None or presence.link is not link:
+            raise RemoteError("not-registered", "this link was replaced")
+        first = not presence.registered
+        expires_at = self.now() + seconds
+        if key is not None and self.keys.register(key):
+            self._trail.ok("key-registered", link.name, link.address, key_id=key.key_id)
+        endorsed = self.keys.of(link) if key is None else key.endorsed
+        presence.registered_until = self.wall() + seconds
+        if self.registry.register(presence, instance, addresses, expires_at, endorsed):
+            presence.missed.clear()
+            self._lost(link.name, "peer-restarted")
+        self._trail.link(presence)
+        if first:
+            self._trail.ok("registered", link.name, link.address, addresses=list(addresses))
+
+    def open_session(
+        self, session_id: bytes, initiator: str, responder: str, profile: int
+    ) -> Session:
+        """Keep a new session, half open."""
+        withheld = self._withheld(initiator, responder)
+        now = self.now()
+        session = Session(
+            session_id, initiator, responder, self.wall(), now, profile=profile, withheld=withheld
+        )
+        self.sessions.add(session)
+        return session
+
+    def count(self, session: Session, size: int) -> None:
+        """Count a message of a session."""
+        self.sessions.touch(session, self.now(), size)
+        self._trail.session(session)
+
+    def end_session(self, session: Session, reason: str) -> None:
+        """Forget a session."""
+        self.sessions.end(session, reason, self.wall())
+        self._trail.session(session)
+
+    def tell(self, name: str, session: Session, reason: str, end: bytes = b"") -> bool:
+        """Tell ``name`` that a session ended, with the message ``end`` or one of our own. False
+        when it cannot be told now; it will be when it comes back as the same instance."""
+        presence = self.registry.get(name)
+        if presence is None:
+            return False
+        if presence.link is not None and presence.registered:
+            return presence.link.send(end or _end(name, session.id, reason))
+        if presence.instance is not None:
+            presence.missed.append((session.id, reason))
+            del presence.missed[: -2 * self.settings.sessions_per_device]
+        return False
+
+    def catch_up(self, link: Link) -> int:
+        """Tell a device what ``tell`` could not. How many there were."""
+        presence = self.registry.get(link.name)
+        if presence is None:
+            return 0
+        missed, presence.missed = presence.missed, []
+        for session_id, reason in missed:
+            link.send(_end(link.name, session_id, reason))
+        return len(missed)
+
+    def report_route(self, passage: Passage, wrong: str) -> None:
+        """Write down a route that differs from the one seen; the message goes on."""
+        link = passage.link
+        self._trail.refused("route-mismatch", link.name, link.address, wrong, relayed=True)
+
+    # inside
+
+    def _withheld(self, initiator: str, responder: str) -> str:
+        """Why the records of a session of these two are not relayed, "" when they are."""
+        decision = self.rules.decide(initiator, responder, "message")
+        return "" if decision.allowed else decision.reason
+
+    def _refuse(
+        self, link: Link, payload: bytes, message: dict[int, Any] | None, error: RemoteError
+    ) -> None:
+        self.counters[error.name] += 1
+        if message is None:
+            message = _readable(payload)
+        if error.name in _AUDITED:
+            kind = message.get(sig.TYPE)
+            fields: dict[str, object] = {"to": message.get(sig.TO, "")}
+            if isinstance(kind, int) and kind in sig.TYPES:
+                fields["type"] = sig.TYPES[kind][0]
+            self._trail.refused(error.name, link.name, link.address, error.detail, **fields)
+        link.send(self._error(link, error, message))
+
+    def _error(self, link: Link, error: KeyferryError, message: dict[int, Any]) -> bytes:
+        answer: dict[int, Any] = {
+            sig.TYPE: sig.ERROR,
+            sig.FROM: MANAGER,
+            sig.TO: link.name,
+            sig.ERROR_CODE: error.code,
+            sig.TEXT: error.text,
+        }
+        for key in (sig.ID, sig.SESSION):
+            if key in message:
+                answer[key] = message[key]
+        return wire.encode(answer)
+
+    def _end_for(self, session: Session, names: Iterable[str], reason: str) -> None:
+        """End a session from our side and tell those of its parties that are here."""
+        self.end_session(session, reason)
+        for name in names:
+            self.tell(name, session, reason)
+
+    def _lost(self, name: str, reason: str) -> None:
+        """End the sessions of ``name`` and tell the peers."""
+        for session in self.sessions.of(name):
+            self._end_for(session, (session.other(name),), reason)
+
+    def _expire(self, now: float) -> None:
+        for presence in self.registry.expire(now, self.settings.session_grace):
+            self._lost(presence.name, "peer-gone")
+
+
+def _end(name: str, session_id: bytes, reason: str) -> bytes:
+    return wire.encode(
+        {
+            sig.TYPE: sig.END,
+            sig.FROM: MANAGER,
+            sig.TO: name,
+            sig.SESSION: session_id,
+            sig.ERROR_CODE: code_of(reason),
+        }
+    )
+
+
+def _readable(payload: bytes) -> dict[int, Any]:
+    """The keys of a refused message that an answer repeats, where they are what they should be."""
+    try:
+        message = wire.decode_map(payload)
+    except DecodeError:
+        return {}
+    found: dict[int, Any] = {}
+    number, session = message.get(sig.ID), message.get(sig.SESSION)
+    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= 0xFFFFFFFF:
+        found[sig.ID] = number
+    if isinstance(session, bytes) and len(session) == sig.SESSION_ID_LENGTH:
+        found[sig.SESSION] = session
+    kind = message.get(sig.TYPE)
+    if isinstance(kind, int) and not isinstance(kind, bool) and kind in sig.TYPES:
+        found[sig.TYPE] = kind
+    return found

@@ -1,0 +1,1 @@
+"""Alembic's environment; store/migrate.py runs it from code."""

@@ -1,0 +1,445 @@
+"""The agent: one identity, one link to the manager, and the sessions above it."""
+
+import asyncio
+import gc
+import os
+import sys
+
+from keyferry_agent import clock
+from keyferry_agent.errors import LinkError, explain, jitter
+from keyferry_core import cbor
+from keyferry_core import signalling as s
+from keyferry_core._compat import CPYTHON
+from keyferry_core.errors import DecodeError, KeyferryError, LocalError, RemoteError, name_of
+from keyferry_core.names import check_name
+from keyferry_core.suite import Crypto
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from keyferry_agent.config import Config
+    from keyferry_agent.sessions import PeerSession, Sessions
+
+# Seconds to wait for the manager's answer to a request, and for a peer's to connect().
+ANSWER_TIMEOUT = 15
+CONNECT_TIMEOUT = 30
+# Seconds between two links: doubled from the first to the last, with jitter.
+BACKOFF = (1, 60)
+# Seconds between two looks at what is due.
+TICK = 10
+# Seconds after a failed renewal until the next.
+RENEW_AGAIN = 3600
+
+# What an answer must have to be of use.
+_NEEDED = {s.REGISTERED: (s.EXPIRES, s.SEEN), s.RESOLVED: (s.NAME, s.ONLINE, s.ADDRESSES)}
+
+# Modules needed only until there is an identity.
+_PASSING = (
+    "keyferry_agent.identity",
+    "keyferry_agent.enrol",
+    "keyferry_agent.config",
+    "keyferry_agent.store",
+    "keyferry_core.est_codec",
+    "keyferry_core.csr",
+)
+# And those that are needed only while keys are exchanged.
+_HANDSHAKE = ("keyferry_core.edhoc.initiator", "keyferry_core.edhoc.responder")
+
+
+def _forget(names: tuple = _PASSING) -> None:
+    """Drop modules that have done their work; they can be imported again."""
+    if not CPYTHON:
+        for name in names:
+            if sys.modules.pop(name, None) is not None:
+                package, _, leaf = name.rpartition(".")
+                delattr(sys.modules[package], leaf)
+    gc.collect()
+
+
+class Agent:
+    """The device whose configuration, credential and keys are in ``folder``.
+
+    ``events(event, **fields)`` is told what happens; no field is ever a secret. Each call has
+    ``ms``, milliseconds since the agent was made. ``crypto`` is a backend with the methods of
+    ``suite.Crypto``, by default that one with ``os.urandom``. ``carrier`` and ``enrolment`` take
+    the place of MQTT and EST, in tests and for other links. ``config`` is there after ``start``.
+    """
+
+    def __init__(
+        self,
+        folder: str = "/",
+        events: "Callable[..., None] | None" = None,
+        crypto: "Crypto | None" = None,
+        carrier: "Any" = None,
+        enrolment: "Any" = None,
+    ) -> None:
+        self.config: Config | None = None
+        self.sessions: Sessions | None = None
+        self.crypto = crypto or Crypto(os.urandom)
+        self._folder = folder
+        self._events = events
+        self._ms = clock.stopwatch()
+        self._carrier = carrier
+        self._enrolment = enrolment
+        self._secure = carrier is None
+        self._tls = None
+        self._requests: dict[int, list] = {}  # id: [Event, answer or error]
+        self._request_id = 0
+        self._instance = self.crypto.random(s.INSTANCE_LENGTH)
+        self._task = None
+        self._up = asyncio.Event()
+        self._lost: int | None = None  # Unix seconds: the last registered link ended
+        self._refresh_at = 0  # Unix seconds: register again
+        self._renew_at = 0  # Unix seconds: renew the certificate
+        self._relink = asyncio.Event()  # end the link, or the wait for the next one
+        self._renewal: list | None = None  # [Event, error or None, new key?]
+        self._replaced = False
+        self._stopping = False
+
+    # -- for the application --
+
+    async def start(self) -> None:
+        """Enrol if need be, connect and register; returns when that is done.
+
+        Waits as long as it takes. EnrolmentRefused when the manager does not want the device,
+        LocalError when its configuration or clock is wrong.
+        """
+        if self._task is not None:
+            raise LocalError("wrong-state", "the agent runs")
+        await self._take_identity()
+        self._task = asyncio.create_task(self._run())
+        await self._up.wait()
+
+    async def stop(self) -> None:
+        """Close all sessions and the link. The agent cannot be started again."""
+        if self._task is None or self._stopping:
+            return
+        self._stopping = True
+        self.sessions.stop()
+        if self._up.is_set():
+            for session in self.sessions.standing():
+                await session.close()
+            await self._carrier.flush(2)
+        self.sessions.end_all("session-closed")
+        self._task.cancel()
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            pass
+        self._up.clear()
+        self._event("stopped")
+
+    async def connect(self, name: str, timeout: int = CONNECT_TIMEOUT) -> "PeerSession":
+        """A session with the device ``name``, which holds the same keys when this returns.
+
+        RemoteError with the reason ("access-denied", "unknown-name", "peer-offline",
+        "declined", "timeout"…), LocalError("too-many").
+        """
+        check_name(name)
+        await self._wait_up(timeout)
+        if name == self.config.name:
+            raise LocalError("bad-argument", "a session with ourselves")
+        return await self.sessions.connect(name, timeout)
+
+    def incoming(self) -> "Sessions":
+        """``async for session in agent.incoming()``: sessions that peers begin, until ``stop``."""
+        if self.sessions is None:
+            raise LocalError("wrong-state", "start the agent first")
+        return self.sessions
+
+    async def resolve(self, name: str) -> dict:
+        """What the manager knows of ``name``: {"name", "online", "addresses", "certificate"}.
+
+        ``certificate`` is DER or None. RemoteError "unknown-name", "access-denied", "timeout".
+        """
+        await self._wait_up(ANSWER_TIMEOUT)
+        answer = await self._ask({s.TYPE: s.RESOLVE, s.NAME: check_name(name)}, s.RESOLVED)
+        return {
+            "name": answer[s.NAME],
+            "online": answer[s.ONLINE],
+            "addresses": answer[s.ADDRESSES],
+            "certificate": answer.get(s.CREDENTIAL),
+        }
+
+    async def renew(self, new_key: bool = False) -> None:
+        """A new certificate (EST simplereenroll), with a new key if wanted. KeyferryError.
+
+        The link is closed meanwhile, since a small board has no memory for two TLS connections,
+        and made anew with the new certificate; sessions that stand go on.
+        """
+        if self._task is None or self._stopping:
+            raise LocalError("wrong-state", "the agent does not run")
+        request = self._ask_renewal(new_key)
+        await request[0].wait()
+        if request[1] is not None:
+            raise request[1]
+
+    # -- identity --
+
+    async def _take_identity(self, renew_due: bool = True) -> None:
+        """Use the identity on flash, after enrolment or renewal if need be."""
+        from keyferry_agent import identity
+
+        try:
+            ready = await identity.obtain(
+                self._folder, self.crypto, self._event, self._enrolment, self._secure, renew_due
+            )
+        finally:
+            del identity
+            _forget()
+        self.config = config = ready.config
+        if self._secure:
+            from keyferry_agent import link
+
+            self._tls = None  # the new context fits where the old one was
+            self._tls = link.context(ready.root, ready.certificate, ready.key)
+        self._renew_at = max(ready.renew_at, clock.now() + RENEW_AGAIN)
+        # Only now: enrolment and key exchange need not fit into memory together.
+        from keyferry_agent.sessions import Sessions
+        from keyferry_core.session import Identity
+        from keyferry_core.trust import Trust
+
+        own = Identity(config.name, config.realm, ready.private, ready.public, ready.certificate)
+        trust = Trust(self.crypto, config.realm, ready.issuer)
+        if self.sessions is None:
+            self.sessions = Sessions(config, self.crypto, own, trust, self._send, self._event)
+        else:
+            self.sessions.identity = own
+            self.sessions.trust = trust
+        if self._carrier is None:
+            from keyferry_agent.carriers.mqtt import MqttCarrier
+
+            self._carrier = MqttCarrier(
+                config.name, config.keep_alive, self._open_link, self._skipped
+            )
+        gc.collect()
+
+    def _ask_renewal(self, new_key: bool) -> list:
+        if self._renewal is None:
+            self._renewal = [asyncio.Event(), None, new_key]
+        self._relink.set()
+        return self._renewal
+
+    async def _renew(self, request: list) -> None:
+        """Renew between two links. Whether it works or not, a link can be made afterwards."""
+        _forget(_HANDSHAKE)
+        try:
+            from keyferry_agent import identity
+
+            try:
+                await identity.renew(
+                    self._folder, self.crypto, self._event, request[2], self._tls, self._enrolment
+                )
+            finally:
+                del identity
+                _forget()
+            await self._take_identity(False)
+        except Exception as error:
+            request[1] = failure = explain(error)
+            self._renew_at = clock.now() + RENEW_AGAIN
+            self._event("renewal-failed", error=failure.name, detail=failure.detail)
+        request[0].set()
+
+    async def _open_link(self) -> tuple:
+        from keyferry_agent import link
+
+        config = self.config
+        assert config is not None
+        assert self._tls is not None
+        stream = await link.open_link(config.host, config.mqtt_port, config.realm, self._tls)
+        return stream, stream
+
+    # -- the link --
+
+    async def _run(self) -> None:
+        """Keep a link to the manager as long as the agent lives."""
+        delay = BACKOFF[0]
+        while not self._stopping:
+            self._replaced = False
+            try:
+                self._relink.clear()
+                if self._renewal is not None:
+                    await self._renew(self._renewal)
+                    self._renewal = None
+                reason = await self._one_link()
+            except Exception as error:  # whatever it was, a device must come back by itself
+                reason = explain(error)
+            if self._up.is_set():
+                self._up.clear()
+                self._lost = clock.now()
+                delay = BACKOFF[0]
+            if self._replaced:
+                # Two devices with one identity must not throw each other out all the time.
+                delay = BACKOFF[1]
+            wait = 0 if self._renewal is not None else jitter(delay, self.crypto.random)
+            delay = min(2 * delay, BACKOFF[1])
+            self._event("link-down", error=reason.name, detail=reason.detail, retry_ms=wait)
+            gc.collect()
+            try:
+                await asyncio.wait_for(self._relink.wait(), wait / 1000)
+            except asyncio.TimeoutError:
+                pass
+
+    async def _one_link(self) -> KeyferryError:
+        """From connecting until the link ends; why it did."""
+        carrier = self._carrier
+        tasks = []
+        failed: list[KeyferryError] = []
+        try:
+            await carrier.open()
+            self._event("link-up")
+            tasks.append(asyncio.create_task(self._read(failed)))
+            await self._register()
+            grace = self.config.session_grace
+            if self._lost is not None and clock.now() - self._lost > grace:
+                # The manager has told our peers already that we are gone.
+                self.sessions.end_all("peer-gone")
+            carrier.resume()
+            self._up.set()
+            tasks.append(asyncio.create_task(self._tick(tasks[0], failed)))
+            await tasks[0]
+        except asyncio.CancelledError:
+            if not failed:
+                raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await carrier.close(self._stopping)
+        return failed[0]
+
+    async def _read(self, failed: list) -> None:
+        try:
+            await self._carrier.run(self._on_payload)
+        except Exception as error:
+            failed.append(explain(error))
+            for request in self._requests.values():
+                self._answer(request, failed[0])
+
+    async def _register(self) -> None:
+        answer = await self._ask(
+            {
+                s.TYPE: s.REGISTER,
+                s.INSTANCE: self._instance,
+                s.ADDRESSES: self.config.addresses,
+            },
+            s.REGISTERED,
+        )
+        expires = answer[s.EXPIRES]
+        self._refresh_at = clock.now() + expires // 2
+        self.sessions.leg = [answer[s.SEEN], s.TRANSPORT_MQTT_TLS, True]
+        self._event("registered", seen=answer[s.SEEN], expires=expires)
+
+    async def _tick(self, reading, failed: list) -> None:
+        """What is due while the link stands."""
+        while True:
+            try:
+                await asyncio.wait_for(self._relink.wait(), TICK)
+                failed.append(LinkError("the certificate is to be renewed"))
+                reading.cancel()
+                return
+            except asyncio.TimeoutError:
+                pass
+            seconds = clock.now()
+            try:
+                await self.sessions.expire()
+                if seconds >= self._refresh_at:
+                    await self._register()
+                if seconds >= self._renew_at:
+                    self._ask_renewal(False)
+            except KeyferryError as error:
+                self._event("upkeep-failed", error=error.name, detail=error.detail)
+
+    async def _wait_up(self, timeout: int) -> None:
+        if self._task is None:
+            raise LocalError("wrong-state", "start the agent first")
+        if not self._up.is_set():
+            try:
+                await asyncio.wait_for(self._up.wait(), timeout)
+            except asyncio.TimeoutError:
+                raise RemoteError("timeout", "no link to the manager") from None
+
+    async def _ask(self, message: dict, kind: int) -> dict:
+        """Send a request to the manager and wait for its answer of type ``kind``. RemoteError."""
+        self._request_id = number = (self._request_id + 1) & 0xFFFFFFFF
+        message[s.FROM] = self.config.name
+        message[s.TO] = s.MANAGER
+        message[s.ID] = number
+        request = self._requests[number] = [asyncio.Event(), None]
+        try:
+            await self._send(message)
+            await asyncio.wait_for(request[0].wait(), ANSWER_TIMEOUT)
+        except asyncio.TimeoutError:
+            raise LinkError("the manager does not answer", "timeout") from None
+        finally:
+            del self._requests[number]
+        answer = request[1]
+        if not isinstance(answer, dict):
+            raise answer
+        if answer[s.TYPE] != kind:
+            raise DecodeError("id: the answer to another question")
+        for key in _NEEDED[kind]:
+            if key not in answer:
+                raise DecodeError(s.FIELDS[key][0] + ": missing")
+        return answer
+
+    @staticmethod
+    def _answer(request: list, answer: object) -> None:
+        request[1] = answer
+        request[0].set()
+
+    async def _send(self, message: dict, keep: bool = False, wait: bool = True) -> None:
+        payload = cbor.encode(message)
+        if keep:
+            await self._carrier.keep(payload, wait)
+        else:
+            await self._carrier.send(payload)
+
+    async def _on_payload(self, payload: bytes) -> None:
+        """One message from the manager. Whatever is in it, the agent lives on."""
+        try:
+            message = s.check(cbor.decode(payload), False)
+            if message[s.TO] != self.config.name:
+                raise DecodeError("to: not for us")
+            await self._dispatch(message)
+        except LinkError:
+            raise
+        except KeyferryError as error:
+            self._event("message-refused", error=error.name, detail=error.detail)
+        except MemoryError as error:
+            gc.collect()
+            self._event("message-refused", error="internal", detail=str(error))
+
+    def _skipped(self, length: int) -> None:
+        self._event("message-refused", error="too-large", detail="no memory for it", bytes=length)
+
+    async def _dispatch(self, message: dict) -> None:
+        kind = message[s.TYPE]
+        if kind in (s.REGISTERED, s.RESOLVED, s.ERROR) and message[s.FROM] != s.MANAGER:
+            raise DecodeError("from: only the manager sends this")
+        if kind == s.ERROR and s.SESSION not in message:
+            name = name_of(message[s.ERROR_CODE]) if s.ERROR_CODE in message else "internal"
+            text = message.get(s.TEXT, "")
+            request = self._requests.get(message.get(s.ID, -1))
+            if request is not None:
+                self._answer(request, RemoteError(name, text))
+            else:
+                self._replaced = self._replaced or name == "replaced"
+                self._event("manager-error", error=name, detail=text)
+        elif s.ID in message:
+            request = self._requests.get(message[s.ID])
+            if request is None:
+                raise DecodeError("id: nobody asked")
+            self._answer(request, message)
+        elif s.SESSION in message:
+            await self.sessions.on_message(message)
+        else:
+            raise DecodeError("neither id nor session")
+
+    # -- inside --
+
+    def _event(self, event: str, **fields: object) -> None:
+        if self._events is not None:
+            fields["ms"] = self._ms()
+            self._events(event, **fields)

@@ -1,0 +1,1 @@
+"""How signalling travels on a link to the manager."""

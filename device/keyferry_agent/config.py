@@ -1,0 +1,160 @@
+"""What a device is told when it is provisioned: ``config.json`` and the files beside it.
+
+config.json    {"name": "pump-7", "realm": "plant.example", "host": "192.0.2.1"}
+root.der       the realm's root certificate: the one thing that is trusted
+factory.crt    factory certificate, DER, and
+factory.key    its private key, SEC1 DER; or instead of both
+token          the one-time enrolment token, text
+"""
+
+import json
+import os
+
+from keyferry_core.errors import DecodeError, LocalError
+from keyferry_core.names import check_name, check_realm
+
+# key: (smallest, largest, default)
+_NUMBERS = {
+    "mqtt_port": (1, 65535, 8883),
+    "est_port": (1, 65535, 8443),
+    "keep_alive": (5, 3600, 60),  # seconds
+    "max_sessions": (1, 64, 4),
+    "max_half_open": (1, 16, 2),
+    "max_incoming": (1, 64, 4),
+    "receive_queue": (1, 256, 16),  # records a session holds for its application
+    "session_grace": (0, 3600, 30),  # seconds; the manager's setting of the same name
+}
+_KEYS = ("name", "realm", "host", "addresses") + tuple(_NUMBERS)
+
+
+class ConfigError(LocalError):
+    """The device's configuration is wrong; ``detail`` names the file and the key."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("bad-argument", detail)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def read_file(path: str, limit: int) -> bytes | None:
+    """The bytes of a file, or None when there is none. ConfigError above ``limit`` bytes."""
+    try:
+        # read(n) takes n bytes of RAM beforehand, so not the limit but what is there
+        size = os.stat(path)[6]
+        if size > limit:
+            raise ConfigError(path + ": more than " + str(limit) + " bytes")
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError:
+        return None
+
+
+class Config:
+    """The settings as attributes, with the names they have in ``config.json``; and ``folder``.
+
+    It has no methods, so that a device can forget this module and keep the settings.
+    """
+
+    folder: str
+    name: str
+    realm: str
+    host: str
+    addresses: list
+    mqtt_port: int
+    est_port: int
+    keep_alive: int
+    max_sessions: int
+    max_half_open: int
+    max_incoming: int
+    receive_queue: int
+    session_grace: int
+
+
+def parse(values: object, folder: str = "/") -> Config:
+    """Check what ``config.json`` says. Raises ConfigError. ``folder`` ends with ``/``."""
+    if not isinstance(values, dict):
+        raise ConfigError("config.json: expected an object")
+    for key in values:
+        if key not in _KEYS:
+            raise ConfigError("config.json: " + str(key) + ": unknown key")
+    config = Config()
+    config.folder = folder
+    try:
+        config.name = check_name(values.get("name"))
+        config.realm = check_realm(values.get("realm"))
+    except DecodeError as error:
+        raise ConfigError("config.json: " + error.detail) from None
+    # Whatever the address, the server must prove to be the realm.
+    config.host = values.get("host", config.realm)
+    if not isinstance(config.host, str) or not 0 < len(config.host) <= 253:
+        raise ConfigError("config.json: host: expected a host name or an IP address")
+    config.addresses = values.get("addresses", [])
+    if not isinstance(config.addresses, list) or len(config.addresses) > 4:
+        raise ConfigError("config.json: addresses: at most 4 of HOST:PORT")
+    for address in config.addresses:
+        if not isinstance(address, str) or not 0 < len(address) <= 64:
+            raise ConfigError("config.json: addresses: at most 4 of HOST:PORT")
+    for key in _NUMBERS:
+        low, high, default = _NUMBERS[key]
+        value = values.get(key, default)
+        if not _is_int(value) or not low <= value <= high:
+            raise ConfigError("config.json: " + key + ": expected " + str(low) + " to " + str(high))
+        setattr(config, key, value)
+    return config
+
+
+def load(folder: str = "/") -> Config:
+    """The configuration in ``folder``. Raises ConfigError."""
+    if not folder.endswith("/"):
+        folder += "/"
+    data = read_file(folder + "config.json", 4096)
+    if data is None:
+        raise ConfigError("config.json: missing")
+    try:
+        values = json.loads(data.decode())
+    except ValueError:  # UnicodeError is one
+        raise ConfigError("config.json: not JSON") from None
+    return parse(values, folder)
+
+
+def root(config: Config) -> bytes:
+    """The root certificate, DER. ConfigError when it is missing."""
+    data = read_file(config.folder + "root.der", 2048)
+    if not data:
+        raise ConfigError("root.der: missing; without it no manager can be trusted")
+    return data
+
+
+def factory(config: Config) -> tuple[bytes, bytes] | None:
+    """Factory certificate and private key, both DER, or None when there are none."""
+    certificate = read_file(config.folder + "factory.crt", 2048)
+    private = read_file(config.folder + "factory.key", 512)
+    if not certificate and not private:
+        return None
+    if not certificate or not private:
+        raise ConfigError("factory.crt, factory.key: one of the two is missing")
+    return certificate, private
+
+
+def token(config: Config) -> str | None:
+    """The one-time enrolment token, or None when there is none."""
+    data = read_file(config.folder + "token", 256)
+    if data is None:
+        return None
+    try:
+        text = data.decode().strip()
+    except UnicodeError:
+        text = ""
+    if not text:
+        raise ConfigError("token: expected one line of text")
+    return text
+
+
+def remove_token(config: Config) -> None:
+    """Forget the token: it has done its work and is worth nothing any more."""
+    try:
+        os.remove(config.folder + "token")
+    except OSError:
+        pass  # there was none, or an earlier start removed it

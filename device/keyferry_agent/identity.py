@@ -1,0 +1,166 @@
+"""From a folder on flash to an identity that holds: configuration, keystore, enrolment, TLS.
+
+The agent forgets this module and what it imports after use; on a board that gives memory back to
+the key exchange.
+"""
+
+import asyncio
+
+from keyferry_agent import clock
+from keyferry_agent import config as files
+from keyferry_agent.errors import EnrolmentLater, EnrolmentRefused, jitter
+from keyferry_agent.store import Store
+from keyferry_core import x509
+from keyferry_core.errors import KeyferryError, LocalError
+from keyferry_core.trust import Trust
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from tls import SSLContext
+
+    from keyferry_core.suite import Crypto
+
+# Seconds between two attempts to enrol: doubled from the first to the last, with jitter.
+BACKOFF = (1, 300)
+# A certificate is renewed when less than this part of its life is left (1/3).
+RENEW_PART = 3
+
+
+class Ready:
+    """What the agent needs: ``config``, the fields of the identity, ``renew_at`` (Unix seconds),
+    and for TLS ``root`` and ``key``, both DER. No methods: see config.Config.
+    """
+
+    config: files.Config
+    private: bytes
+    public: bytes
+    certificate: bytes
+    issuer: bytes
+    renew_at: int
+    root: bytes
+    key: bytes
+
+
+async def obtain(
+    folder: str,
+    crypto: "Crypto",
+    event: "Callable[..., None]",
+    enrolment: "Any" = None,
+    secure: bool = True,
+    renew_due: bool = True,
+) -> Ready:
+    """The identity in ``folder``; enrols until there is one, and renews it if that is due.
+
+    EnrolmentRefused when the manager does not want the device, LocalError when its configuration
+    or its clock is wrong. ``secure``: with what TLS needs.
+    """
+    seconds = clock.now()
+    if not clock.is_set(seconds):
+        event("clock-not-set", now=seconds, earliest=clock.BUILD_DATE)
+        raise LocalError("wrong-state", "the clock is not set: certificates cannot be checked")
+    config = files.load(folder)
+    store = Store(folder)
+    if store.damaged > 1:
+        event("store-damaged", files=store.damaged)
+    delay = BACKOFF[0]
+    while True:
+        ready = _usable(config, store, crypto, event)
+        if ready is not None:
+            if not renew_due or clock.now() < ready.renew_at:
+                break
+            renew_due = False  # once: if it does not work, the certificate still holds
+        if enrolment is None:
+            from keyferry_agent import enrol as enrolment
+        if ready is not None:
+            # It is due, and there is more memory for it now than there will be later.
+            try:
+                await enrolment.simplereenroll(config, store, crypto, event)
+            except KeyferryError as error:
+                event("renewal-failed", error=error.name, detail=error.detail)
+            continue
+        try:
+            if not await _renewed_late(config, store, crypto, event, enrolment):
+                await enrolment.simpleenroll(config, store, crypto, event)
+        except (EnrolmentRefused, LocalError) as error:
+            event("enrol-refused", error=error.name, detail=error.detail)
+            raise
+        except KeyferryError as error:
+            wait = jitter(delay, crypto.random)
+            if isinstance(error, EnrolmentLater):
+                wait = max(wait, error.seconds * 1000)
+            event("enrol-failed", error=error.name, detail=error.detail, retry_ms=wait)
+            await asyncio.sleep(wait / 1000)
+            delay = min(2 * delay, BACKOFF[1])
+    if secure:
+        from keyferry_core.csr import private_key_der
+
+        ready.root = files.root(config)
+        ready.key = private_key_der(ready.private, ready.public)
+    return ready
+
+
+async def renew(
+    folder: str,
+    crypto: "Crypto",
+    event: "Callable[..., None]",
+    new_key: bool,
+    tls: "SSLContext | None",
+    enrolment: "Any" = None,
+) -> None:
+    """Put a new certificate into the keystore; ``tls`` has the present one. KeyferryError."""
+    if enrolment is None:
+        from keyferry_agent import enrol as enrolment
+    config = files.load(folder)
+    await enrolment.simplereenroll(config, Store(folder), crypto, event, new_key, tls)
+
+
+async def _renewed_late(
+    config: files.Config,
+    store: Store,
+    crypto: "Crypto",
+    event: "Callable[..., None]",
+    enrolment: "Any",
+) -> bool:
+    """Renew a certificate of ours that has run out, if there is one and the manager lets us."""
+    stored = store.identity
+    if stored is None or stored[:2] != (config.name, config.realm):
+        return False
+    try:
+        await enrolment.simplereenroll(config, store, crypto, event)
+    except EnrolmentRefused as error:
+        event("renewal-refused", error=error.name, detail=error.detail)
+        return False
+    return True
+
+
+def _usable(
+    config: files.Config, store: Store, crypto: "Crypto", event: "Callable[..., None]"
+) -> Ready | None:
+    """The stored identity, if it is the configured one and its certificate holds."""
+    stored = store.identity
+    if stored is None:
+        return None
+    name, realm, private, certificate, issuer = stored
+    if name != config.name or realm != config.realm:
+        event("identity-unusable", error="name-not-allowed", detail="of " + name + "@" + realm)
+        return None
+    try:
+        certified, public = Trust(crypto, realm, issuer).check(certificate, clock.now())
+        parsed = x509.parse(certificate)
+    except KeyferryError as error:
+        event("identity-unusable", error=error.name, detail=error.detail)
+        return None
+    if certified != name:
+        event("identity-unusable", error="name-not-allowed", detail="certified " + certified)
+        return None
+    ready = Ready()
+    ready.config = config
+    ready.private = private
+    ready.public = public
+    ready.certificate = certificate
+    ready.issuer = issuer
+    ready.renew_at = parsed.not_after - (parsed.not_after - parsed.not_before) // RENEW_PART
+    return ready

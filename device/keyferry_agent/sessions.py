@@ -1,0 +1,438 @@
+"""All sessions of one device: attempts, half-open ones, and those that stand."""
+
+import asyncio
+import gc
+
+from keyferry_agent import clock
+from keyferry_agent.errors import LinkError, SessionEnded
+from keyferry_core import signalling as s
+from keyferry_core.errors import (
+    DecodeError,
+    KeyferryError,
+    LocalError,
+    RemoteError,
+    code_of,
+    name_of,
+)
+from keyferry_core.session import Initiator, Responder, rejection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+# How long the link waits for a slow application, once, before its records are dropped.
+STALL_SECONDS = 0.5
+# Seconds after which a half-open session is given up.
+HALF_OPEN_SECONDS = 60
+# Sessions that ended lately: late messages for them are no news.
+_REMEMBERED = 8
+# Errors about one message that say nothing about the session it belongs to.
+_PASSING = ("peer-offline", "too-many", "too-large")
+
+
+class PeerSession:
+    """A session with ``peer``. ``fingerprint``: 16 bytes, equal on both sides, not secret.
+
+    Records that come in wait in a queue of ``receive_queue``. When it is full the whole link
+    waits STALL_SECONDS for ``recv``, then records for this session are dropped, counted in
+    ``dropped`` and reported, until the application reads again.
+    """
+
+    def __init__(self, sessions: "Sessions", core) -> None:
+        self.peer = core.peer
+        self.session_id = core.session_id
+        self.fingerprint = core.fingerprint
+        self.dropped = 0
+        self._sessions = sessions
+        self._core = core
+        self._queue: list[bytes] = []
+        self._news = asyncio.Event()  # a record or the end
+        self._room = asyncio.Event()
+        self._stalled = False
+        self._warning = ""
+
+    @property
+    def ended(self) -> str:
+        """Why the session is over: a name of the table of errors, or "" while it stands."""
+        return self._core.ended
+
+    async def send(self, data: bytes) -> None:
+        """Send up to 8192 bytes. Waits while the link is down or its queue is full.
+
+        SessionEnded when the session is over; RemoteError when an earlier message was lost on
+        the way ("peer-offline", "too-many") and the session goes on.
+        """
+        if self.ended:
+            raise SessionEnded(self.ended)
+        if self._warning:
+            name, self._warning = self._warning, ""
+            raise RemoteError(name, "an earlier message did not arrive")
+        await self._sessions.send(self._core.seal(data), True)
+
+    async def recv(self) -> bytes:
+        """The next record's data. SessionEnded after the last one."""
+        while not self._queue:
+            if self.ended:
+                raise SessionEnded(self.ended)
+            self._news.clear()
+            await self._news.wait()
+        data = self._queue.pop(0)
+        self._stalled = False
+        self._room.set()
+        return data
+
+    async def close(self) -> None:
+        """Tell the peer and the manager that this is over. Nothing happens the second time."""
+        messages = self._core.close()
+        if messages:
+            self._sessions.ended(self)
+            for message in messages:
+                await self._sessions.send(message, True)
+
+    async def _take(self, data: bytes, limit: int) -> None:
+        if len(self._queue) >= limit and not self._stalled:
+            self._room.clear()
+            try:
+                await asyncio.wait_for(self._room.wait(), STALL_SECONDS)
+            except asyncio.TimeoutError:
+                self._stalled = True
+        if len(self._queue) >= limit:
+            self.dropped += 1
+            self._sessions.event("record-dropped", peer=self.peer, dropped=self.dropped)
+            return
+        self._queue.append(data)
+        self._news.set()
+
+
+class _Attempt:
+    """A session that our side asked for and that is not confirmed yet."""
+
+    def __init__(self, initiator: Initiator) -> None:
+        self.initiator = initiator
+        self.session: PeerSession | None = None
+        self.error: KeyferryError | None = None
+        self.done = asyncio.Event()
+
+    def fail(self, error: KeyferryError) -> None:
+        self.error = error
+        self.done.set()
+
+
+class Sessions:
+    """The table of sessions. ``send(message, keep, wait)`` brings a message to the manager;
+    ``event`` reports. ``identity`` and ``trust`` may be replaced when a certificate is renewed.
+    """
+
+    def __init__(
+        self,
+        config,
+        crypto,
+        identity,
+        trust,
+        send: "Callable[..., Awaitable]",
+        event: "Callable[..., None]",
+    ) -> None:
+        self.identity = identity
+        self.trust = trust
+        self.event = event
+        self.send = send
+        self.leg: list | None = None  # our own leg of the route, once the manager said it
+        self._config = config
+        self._crypto = crypto
+        self._standing: dict[bytes, PeerSession] = {}
+        self._attempts: dict[bytes, _Attempt] = {}
+        self._half_open: list[tuple[int, Responder]] = []  # (since, responder), oldest first
+        self._gone: list[bytes] = []
+        self._incoming: list[PeerSession] = []
+        self._news = asyncio.Event()
+        self._stopped = False
+        self._telling = None
+
+    # -- for the application --
+
+    def __aiter__(self) -> "Sessions":
+        return self
+
+    async def __anext__(self) -> PeerSession:
+        """The next session that a peer began."""
+        while not self._incoming:
+            if self._stopped:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._incoming.pop(0)
+
+    async def connect(self, peer: str, timeout: int) -> PeerSession:
+        """A confirmed session with ``peer``. RemoteError, LocalError."""
+        if self._full():
+            raise LocalError("too-many", "max_sessions are open")
+        gc.collect()
+        initiator = Initiator(self.identity, self.trust, self._crypto, peer)
+        session_id = initiator.session_id
+        attempt = self._attempts[session_id] = _Attempt(initiator)
+        message = initiator.connect(self.leg)
+        try:
+            self.event("connect-sent", peer=peer, session=session_id.hex())
+            self.event("message-1", peer=peer, sent=True, bytes=len(message[s.MESSAGE_1]))
+            await self.send(message)
+            del message
+            await asyncio.wait_for(attempt.done.wait(), timeout)
+        except asyncio.TimeoutError:
+            attempt.error = RemoteError("timeout", "no answer from " + peer)
+        finally:
+            del self._attempts[session_id]
+            session = attempt.session
+            if session is not None and (attempt.error or not attempt.done.is_set()):
+                self._end(session, attempt.error.name if attempt.error else "declined")
+            if not attempt.done.is_set():
+                # Given up, perhaps by a caller's cancellation: the peer learns it on the side.
+                self._telling = asyncio.create_task(self._tell_end(peer, session_id, "timeout"))
+        if attempt.error is not None:
+            raise attempt.error
+        assert session is not None
+        self._report_up(session, True)
+        return session
+
+    # -- for the agent --
+
+    def count(self) -> int:
+        """Sessions that stand."""
+        return len(self._standing)
+
+    def standing(self) -> list[PeerSession]:
+        """The sessions that stand, in no order."""
+        return list(self._standing.values())
+
+    def end_all(self, error: str) -> None:
+        """All sessions and attempts are over for ``error``."""
+        for session in self.standing():
+            self._end(session, error)
+        for attempt in list(self._attempts.values()):
+            attempt.fail(RemoteError(error))
+        self._half_open = []
+
+    def stop(self) -> None:
+        """No more sessions come in."""
+        self._stopped = True
+        self._news.set()
+
+    async def expire(self) -> None:
+        """Give up half-open sessions that are too old. To be called now and then."""
+        oldest = clock.now() - HALF_OPEN_SECONDS
+        while self._half_open and self._half_open[0][0] < oldest:
+            await self._drop_half_open("timeout")
+
+    async def on_message(self, message: dict) -> None:
+        """Take a checked message of any type that carries a session id. KeyferryError."""
+        kind = message[s.TYPE]
+        if kind == s.CONNECT:
+            await self._on_connect(message)
+        elif kind == s.MESSAGE:
+            await self._on_record(message)
+        elif kind == s.ACCEPT:
+            await self._on_accept(message)
+        else:
+            self._on_end(message)
+
+    # -- asking --
+
+    async def _on_accept(self, message: dict) -> None:
+        attempt = self._attempts.get(message[s.SESSION])
+        if attempt is None or attempt.session is not None:
+            raise DecodeError("accept: nothing was asked")
+        initiator = attempt.initiator
+        self.event("message-2", peer=initiator.peer, sent=False, bytes=len(message[s.MESSAGE_2]))
+        gc.collect()
+        try:
+            core = initiator.on_accept(message, clock.now())
+        except KeyferryError as error:
+            attempt.fail(error)
+            await self.send(rejection(self.identity.name, message, error.name))
+            return
+        session = attempt.session = PeerSession(self, core)
+        self._standing[session.session_id] = session
+        confirm = core.confirm()
+        self.event("message-3", peer=core.peer, sent=True, bytes=len(confirm[s.MESSAGE_3]))
+        await self.send(confirm, True, False)
+
+    # -- being asked --
+
+    async def _on_connect(self, message: dict) -> None:
+        peer = message[s.FROM]
+        if self._known(message[s.SESSION]):
+            raise DecodeError("connect: this session exists")
+        self.event("message-1", peer=peer, sent=False, bytes=len(message[s.MESSAGE_1]))
+        error = ""
+        answer = responder = None
+        if self._stopped:
+            error = "declined"
+        elif self._full() or len(self._incoming) >= self._config.max_incoming:
+            error = "too-many"
+        else:
+            gc.collect()
+            responder = Responder(self.identity, self.trust, self._crypto)
+            try:
+                answer = responder.on_connect(message, self.leg)
+            except KeyferryError as failure:
+                self.event("session-refused", peer=peer, error=failure.name, detail=failure.detail)
+                error = failure.name
+        if answer is None or responder is None:
+            await self.send(rejection(self.identity.name, message, error))
+            return
+        if len(self._half_open) >= self._config.max_half_open:
+            await self._drop_half_open("too-many")
+        self._half_open.append((clock.now(), responder))
+        self.event("message-2", peer=peer, sent=True, bytes=len(answer[s.MESSAGE_2]))
+        await self.send(answer)
+
+    async def _on_message_3(self, message: dict, at: int) -> None:
+        responder = self._half_open[at][1]
+        if s.MESSAGE_3 in message:
+            size = len(message[s.MESSAGE_3])
+            self.event("message-3", peer=responder.peer, sent=False, bytes=size)
+            gc.collect()
+        else:
+            raise DecodeError("message: a record before message_3")
+        del self._half_open[at]
+        try:
+            if self._full():
+                raise RemoteError("too-many", "max_sessions are open")
+            core = responder.on_message(message, clock.now())
+        except KeyferryError as error:
+            self.event(
+                "session-refused", peer=responder.peer, error=error.name, detail=error.detail
+            )
+            await self.send(rejection(self.identity.name, message, error.name))
+            return
+        session = PeerSession(self, core)
+        self._standing[session.session_id] = session
+        self._report_up(session, False)
+        # message_4 goes out at once: the peer must not wait for what the application will say
+        await self.send(core.confirm(), True, False)
+        self._incoming.append(session)
+        self._news.set()
+        if s.RECORD in message:
+            await self._open(session, message)
+
+    # -- talking --
+
+    async def _on_record(self, message: dict) -> None:
+        session_id = message[s.SESSION]
+        session = self._standing.get(session_id)
+        if session is not None:
+            await self._open(session, message)
+            return
+        for at in range(len(self._half_open)):
+            if self._half_open[at][1].session_id == session_id:
+                await self._on_message_3(message, at)
+                return
+        if session_id not in self._gone:
+            # we forgot it, the peer did not: it should know
+            self._remember(session_id)
+            await self._tell_end(message[s.FROM], session_id, "unknown-session")
+
+    async def _open(self, session: PeerSession, message: dict) -> None:
+        if message[s.FROM] != session.peer:
+            raise DecodeError("message: of another peer")
+        try:
+            data = session._core.open(message)
+        except RemoteError:
+            if session.ended:
+                self.ended(session)
+                return
+            raise
+        attempt = self._attempts.get(session.session_id)
+        if attempt is not None and session._core.confirmed:
+            attempt.done.set()
+        if data is not None:
+            await session._take(data, self._config.receive_queue)
+
+    def _on_end(self, message: dict) -> None:
+        """REJECT, END and ERROR: the session or the attempt is over."""
+        session_id = message[s.SESSION]
+        name = name_of(message[s.ERROR_CODE]) if s.ERROR_CODE in message else "session-closed"
+        text = message.get(s.TEXT, "")
+        session = self._standing.get(session_id)
+        attempt = self._attempts.get(session_id)
+        sender = message[s.FROM]
+        if attempt is not None and sender in (s.MANAGER, attempt.initiator.peer):
+            attempt.fail(RemoteError(name, text))
+        elif session is not None and sender in (s.MANAGER, session.peer):
+            if message[s.TYPE] == s.ERROR and name in _PASSING:
+                session._warning = name
+                self.event("message-lost", peer=session.peer, error=name)
+            else:
+                self._end(session, name)
+        else:
+            for at in range(len(self._half_open)):
+                responder = self._half_open[at][1]
+                if responder.session_id == session_id and sender in (s.MANAGER, responder.peer):
+                    del self._half_open[at]
+                    self._remember(session_id)
+                    self.event("half-open-dropped", peer=responder.peer, reason=name)
+                    return
+
+    # -- inside --
+
+    def ended(self, session: PeerSession) -> None:
+        """The core session has ended: take it out of the table and tell all who wait."""
+        if self._standing.pop(session.session_id, None) is None:
+            return
+        self._remember(session.session_id)
+        session._news.set()
+        session._room.set()
+        attempt = self._attempts.get(session.session_id)
+        if attempt is not None:
+            attempt.fail(RemoteError(session.ended))
+        self.event("session-ended", peer=session.peer, reason=session.ended)
+
+    def _end(self, session: PeerSession, error: str) -> None:
+        session._core.end(error)
+        self.ended(session)
+
+    async def _tell_end(self, peer: str, session_id: bytes, error: str) -> None:
+        message = {
+            s.TYPE: s.END,
+            s.FROM: self.identity.name,
+            s.TO: peer,
+            s.SESSION: session_id,
+            s.ERROR_CODE: code_of(error),
+        }
+        try:
+            await self.send(message)
+        except LinkError:
+            pass  # then the manager tells the peer that our link is gone
+
+    def _report_up(self, session: PeerSession, initiated: bool) -> None:
+        self.event(
+            "session-up",
+            peer=session.peer,
+            fingerprint=session.fingerprint.hex(),
+            initiated=initiated,
+        )
+
+    def _full(self) -> bool:
+        asked = 0
+        for attempt in self._attempts.values():
+            if attempt.session is None:  # else it is counted as standing
+                asked += 1
+        return len(self._standing) + asked >= self._config.max_sessions
+
+    def _known(self, session_id: bytes) -> bool:
+        if session_id in self._standing or session_id in self._attempts:
+            return True
+        for _, responder in self._half_open:
+            if responder.session_id == session_id:
+                return True
+        return session_id in self._gone
+
+    def _remember(self, session_id: bytes) -> None:
+        self._gone.append(session_id)
+        if len(self._gone) > _REMEMBERED:
+            self._gone.pop(0)
+
+    async def _drop_half_open(self, reason: str) -> None:
+        _, responder = self._half_open.pop(0)
+        self._remember(responder.session_id)
+        self.event("half-open-dropped", peer=responder.peer, reason=reason)
+        await self._tell_end(responder.peer, responder.session_id, reason)

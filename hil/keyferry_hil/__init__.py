@@ -1,0 +1,1 @@
+"""The bench: devices to test with. So far virtual ones, real MicroPython in its own process."""

@@ -1,0 +1,3 @@
+"""What every test run has: the second run inside MicroPython, and programs that may be missing."""
+
+pytest_plugins = ["support.micropython_plugin", "support.system_parts"]

@@ -1,0 +1,89 @@
+"""A device for test_agents.py: does what JSON lines on its console say, and counts what it gets.
+
+{"do": "connect", "to": NAME}; {"do": "close"}; {"do": "send", "size": N, "count": N};
+{"do": "renew", "new_key": BOOL}; {"do": "memory"}
+"""
+
+import asyncio
+import gc
+import json
+import sys
+
+from keyferry_agent.agent import Agent
+from keyferry_agent.errors import SessionEnded
+from keyferry_core.errors import KeyferryError
+
+
+def report(event, **fields):
+    fields["event"] = event
+    print(json.dumps(fields))
+
+
+class Upkeep:
+    def __init__(self, agent):
+        self.agent = agent
+        self.session = None
+        self.received = 0
+        self.tasks = []
+
+    async def accept(self):
+        async for session in self.agent.incoming():
+            self.take(session, "accepted")
+
+    def take(self, session, event):
+        self.session = session
+        self.received = 0
+        self.tasks = [task for task in self.tasks if not task.done()]
+        self.tasks.append(asyncio.create_task(self.count(session)))
+        report(event, fingerprint=session.fingerprint.hex())
+
+    async def count(self, session):
+        try:
+            while True:
+                data = await session.recv()
+                self.received += 1
+                report("got", size=len(data), count=self.received)
+        except SessionEnded as error:
+            report("over", reason=error.name)
+
+    async def do(self, command):
+        what = command["do"]
+        if what == "connect":
+            self.take(await self.agent.connect(command["to"]), "connected")
+        elif what == "close":
+            await self.session.close()
+        elif what == "send":
+            for _ in range(command["count"]):
+                await self.session.send(bytes(command["size"]))
+        elif what == "renew":
+            await self.agent.renew(command["new_key"])
+
+    async def run(self):
+        self.tasks.append(asyncio.create_task(self.accept()))
+        console = asyncio.StreamReader(sys.stdin)
+        while True:
+            line = await console.readline()
+            if not line:
+                return
+            command = json.loads(line)
+            problem = ""
+            try:
+                await self.do(command)
+            except KeyferryError as error:
+                problem = str(error)
+            gc.collect()
+            report("done", what=command["do"], problem=problem, free=gc.mem_free())
+
+
+async def main():
+    agent = Agent(events=report)
+    try:
+        await agent.start()
+    except KeyferryError as error:
+        report("failed", error=error.name, detail=error.detail)
+        return
+    report("ready")
+    await Upkeep(agent).run()
+
+
+asyncio.run(main())

@@ -1,0 +1,671 @@
+"""The way of a message: every step alone, and the whole of it without any network."""
+
+import os
+
+import pytest
+
+from keyferry_core import cbor, names, signalling
+from keyferry_core import signalling as sig
+from keyferry_core.errors import DecodeError, RemoteError, code_of, name_of
+from keyferry_manager.policy import Rules, parse
+from keyferry_manager.registry import Session
+from keyferry_manager.registry.sessions import State
+from keyferry_manager.relay import Relay, RelaySettings, steps, wire
+
+SESSION = bytes(range(16))
+
+
+class FakeLink:
+    """A link that keeps what it is given, decoded; ``room`` is how much it takes."""
+
+    def __init__(self, name, address=None, room=1000):
+        self.name = name
+        self.address = address or f"192.0.2.{len(name)}:4000"
+        self.transport = sig.TRANSPORT_MQTT_TLS
+        self.certificate_der = b"certificate of " + name.encode()
+        self.room = room
+        self.raw = []
+        self.closed = False
+
+    def send(self, payload):
+        if self.closed or len(self.raw) >= self.room:
+            return False
+        self.raw.append(payload)
+        return True
+
+    def close(self):
+        self.closed = True
+
+    def take(self):
+        """The one message that came, as the device's own codec reads it."""
+        assert len(self.raw) == 1, self.raw
+        return signalling.check(cbor.decode(self.raw.pop()), False)
+
+    def error(self):
+        message = self.take()
+        assert message[sig.TYPE] == sig.ERROR
+        assert message[sig.FROM] == names.MANAGER
+        assert message[sig.TO] == self.name
+        return name_of(message[sig.ERROR_CODE])
+
+
+class FakeTrail:
+    def __init__(self):
+        self.events = []
+        self.sessions = []
+        self.links = {}
+        self.keys = []
+
+    def ok(self, event, name, address, detail="", **fields):
+        self.events.append((event, name, detail))
+
+    def refused(self, event, name, address, detail="", **fields):
+        self.events.append((event, name, detail))
+
+    def session(self, session):
+        self.sessions.append((session.state, session.end_reason))
+
+    def link(self, presence):
+        self.links[presence.link_id] = (presence.name, tuple(presence.addresses))
+
+    def link_ended(self, link_id):
+        del self.links[link_id]
+
+    def key(self, key):
+        self.keys.append(key)
+
+
+class World:
+    """A relay with pump-7, which may ask for valve-2, and a clock of our own."""
+
+    def __init__(self, **settings):
+        self.time = 1000.0
+        self.trail = FakeTrail()
+        self.traced = []
+        self.relay = Relay(
+            RelaySettings(**settings),
+            self.trail,
+            lambda *entry: self.traced.append(entry),
+            now=lambda: self.time,
+            wall=lambda: self.time + 1e9,
+        )
+        self.relay.set_rules(
+            Rules.of([("pump-7", "valve-2")]), ["pump-7", "valve-2", "third", "away"]
+        )
+        self.pump = self.join("pump-7")
+        self.valve = self.join("valve-2")
+
+    def join(self, name, instance=b"instance"):
+        link = FakeLink(name)
+        self.relay.link_up(link)
+        self.send(link, {sig.TYPE: sig.REGISTER, sig.INSTANCE: instance, sig.ADDRESSES: []})
+        assert link.take()[sig.TYPE] == sig.REGISTERED
+        return link
+
+    def send(self, link, message):
+        message = {sig.FROM: link.name, **message}
+        if message[sig.TYPE] in sig.TO_MANAGER:
+            message = {sig.TO: names.MANAGER, sig.ID: 7, **message}
+        self.relay.receive(link, cbor.encode(message))
+
+    def offer(self, **changes):
+        connect = {
+            sig.TYPE: sig.CONNECT,
+            sig.TO: "valve-2",
+            sig.SESSION: SESSION,
+            sig.PROFILE: sig.PROFILE_CERT,
+            sig.MESSAGE_1: b"one",
+        }
+        self.send(self.pump, {**connect, **changes.get("fields", {})})
+
+    def accept(self, link=None, to="pump-7"):
+        accept = {sig.TYPE: sig.ACCEPT, sig.TO: to, sig.SESSION: SESSION, sig.MESSAGE_2: b"two"}
+        self.send(link or self.valve, accept)
+
+    def say(self, link, to, **fields):
+        self.send(
+            link, {sig.TYPE: sig.MESSAGE, sig.TO: to, sig.SESSION: SESSION, sig.RECORD: b"record"}
+        )
+
+    def open(self):
+        self.offer()
+        self.valve.take()
+        self.accept()
+        self.pump.take()
+
+    def after(self, seconds):
+        self.time += seconds
+        self.relay.tick()
+
+    def events(self):
+        return [event for event, _, _ in self.trail.events]
+
+
+# -- wire ------------------------------------------------------------------------------------
+
+
+def test_what_the_devices_codec_writes_is_read():
+    message = {
+        sig.TYPE: sig.END,
+        sig.FROM: "pump-7",
+        sig.TO: "valve-2",
+        sig.SESSION: SESSION,
+        sig.TEXT: "grüß",
+    }
+    assert wire.decode(cbor.encode(message)) == message
+    assert wire.encode(message) == cbor.encode(message)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "80",
+        "a1",
+        "a0",
+        "f6",
+        "01",
+        "a2020101056466726f6d",  # keys not sorted
+        "a11801 05",  # a head longer than necessary
+        "bf01ff",  # indefinite length
+        "a101 05 00",  # trailing byte
+        "a2 01 05 01 05",  # the same key twice
+        "a101c249010000000000000000",  # a bignum
+        "a101d82363282a29",  # a regular expression
+        "a101d9010082",  # string references
+        "a101d81c8101",  # a shared value
+        "d9d9f7a10105",  # the self-described CBOR tag
+        "a101fb3ff0000000000000",  # a float
+        "a101f97e00",
+        "a101f7",  # undefined
+        "a101e0",  # a simple value
+        "a10162c328",  # not UTF-8
+        "9b7fffffffffffffff",
+        "bb7fffffffffffffff",
+        "a1015b7fffffffffffffff",
+        "81" * 10000,
+        "a101" * 5000,
+        "c1" * 5000,
+    ],
+)
+def test_cbor_that_is_not_ours_is_refused(payload):
+    with pytest.raises(DecodeError):
+        wire.decode(bytes.fromhex(payload))
+
+
+def test_a_message_above_the_limit_is_too_large_and_not_looked_at():
+    with pytest.raises(DecodeError) as caught:
+        wire.decode(b"\xff" * (sig.MAX_MESSAGE + 1))
+    assert caught.value.name == "too-large"
+
+
+# -- steps -----------------------------------------------------------------------------------
+
+LINK = FakeLink("pump-7", "192.0.2.9:4000")
+
+
+@pytest.mark.parametrize("mode", ["report", "off"])
+def test_an_unstated_leg_is_the_one_seen(mode):
+    assert steps.check_leg(None, LINK, mode) == ([LINK.address, 1, True, True], "")
+
+
+def test_strict_wants_a_stated_leg():
+    with pytest.raises(RemoteError) as caught:
+        steps.check_leg(None, LINK, "strict")
+    assert caught.value.name == "bad-route"
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        ["198.51.100.1:4000", 1, True],
+        ["192.0.2.9:4001", 1, True],
+        [LINK.address, 2, True],
+        [LINK.address, 1, False],
+    ],
+)
+def test_a_leg_that_differs(stated):
+    leg, wrong = steps.check_leg(stated, LINK, "report")
+    assert leg == [*stated, False]
+    assert wrong
+    with pytest.raises(RemoteError) as caught:
+        steps.check_leg(stated, LINK, "strict")
+    assert caught.value.name == "bad-route"
+    assert steps.check_leg(stated, LINK, "off") == ([*stated, False], "")
+
+
+@pytest.mark.parametrize("mode", ["report", "strict"])
+def test_a_leg_that_is_right(mode):
+    stated = [LINK.address, 1, True]
+    assert steps.check_leg(stated, LINK, mode) == ([*stated, True], "")
+
+
+@pytest.mark.parametrize("pair", [("a", "c"), ("c", "b"), ("c", "d"), ("a", "a")])
+def test_only_the_parties_of_a_session_know_it(pair):
+    session = Session(SESSION, "a", "b", 0.0, 0.0)
+    assert steps.check_party(session, "a", "b") is session
+    assert steps.check_party(session, "b", "a") is session
+    for wrong in (session, None):
+        with pytest.raises(RemoteError) as caught:
+            steps.check_party(wrong, *pair)
+        assert (caught.value.name, caught.value.detail) == ("unknown-session", "")
+
+
+def test_every_message_of_a_device_has_its_way_and_begins_with_the_name():
+    assert set(steps.PATHS) == set(sig.FROM_DEVICE)
+    for path in steps.PATHS.values():
+        assert path[0] is steps.name
+    for kind, path in steps.PATHS.items():
+        assert kind == sig.REGISTER or path[1] is steps.registered
+
+
+def test_nothing_is_delivered_before_the_checks_and_nothing_kept_before_the_delivery():
+    path = steps.PATHS[sig.CONNECT]
+    assert path.index(steps.policy) < path.index(steps.known) < path.index(steps.peer)
+    assert path[-2:] == (steps.deliver, steps.offer)
+
+
+# -- the whole -------------------------------------------------------------------------------
+
+
+def test_an_introduction_from_beginning_to_end():
+    world = World()
+    world.offer()
+    offered = world.valve.take()
+    assert offered[sig.CREDENTIAL] == b"certificate of pump-7"
+    assert offered[sig.ROUTE] == [
+        [world.pump.address, 1, True, True],
+        [world.valve.address, 1, True, True],
+    ]
+    assert offered[sig.MESSAGE_1] == b"one"
+    world.accept()
+    accepted = world.pump.take()
+    assert accepted[sig.CREDENTIAL] == b"certificate of valve-2"
+    assert accepted[sig.ROUTE][0][0] == world.valve.address
+    world.say(world.pump, "valve-2")
+    assert world.valve.take()[sig.RECORD] == b"record"
+    world.say(world.valve, "pump-7")
+    assert world.pump.take()[sig.FROM] == "valve-2"
+    world.send(world.pump, {sig.TYPE: sig.END, sig.TO: "valve-2", sig.SESSION: SESSION})
+    assert world.valve.take()[sig.TYPE] == sig.END
+    assert world.trail.sessions[-1] == (State.ENDED, "session-closed")
+    world.say(world.valve, "pump-7")
+    assert world.valve.error() == "unknown-session"
+
+
+def test_a_message_is_passed_on_to_the_byte():
+    world = World()
+    world.open()
+    world.say(world.pump, "valve-2")
+    _, payload, _, _, outcome, out = world.traced[-1]
+    assert outcome == "relayed"
+    assert out == payload == world.valve.raw[0]
+
+
+def test_another_name_in_from_is_refused_written_down_and_not_relayed():
+    world = World()
+    world.open()
+    for kind, fields in (
+        (sig.CONNECT, {sig.PROFILE: 0, sig.MESSAGE_1: b"one"}),
+        (sig.MESSAGE, {sig.RECORD: b"forged"}),
+        (sig.END, {}),
+    ):
+        forged = {sig.TYPE: kind, sig.FROM: "pump-7", sig.TO: "valve-2", sig.SESSION: SESSION}
+        third = world.join("third", os.urandom(8))
+        world.send(third, {**forged, **fields})
+        assert third.error() == "identity-mismatch"
+        assert world.valve.raw == world.pump.raw == []
+        assert world.trail.events[-1] == ("identity-mismatch", "third", "from says pump-7")
+    assert world.relay.sessions.get(SESSION).state is State.ESTABLISHED
+
+
+def test_an_error_repeats_what_it_answers():
+    world = World()
+    world.send(world.pump, {sig.TYPE: sig.RESOLVE, sig.NAME: "third", sig.ID: 99})
+    message = world.pump.take()
+    assert (message[sig.ID], message[sig.ERROR_CODE]) == (99, code_of("access-denied"))
+    world.offer(fields={sig.PROFILE: 55})
+    message = world.pump.take()
+    assert message[sig.SESSION] == SESSION
+    assert message[sig.ERROR_CODE] == code_of("malformed")
+
+
+def test_nothing_before_registering():
+    world = World()
+    stranger = FakeLink("third")
+    world.relay.link_up(stranger)
+    world.send(stranger, {sig.TYPE: sig.RESOLVE, sig.NAME: "pump-7"})
+    assert stranger.error() == "not-registered"
+
+
+def test_the_rules_decide_before_anything_is_said_about_the_peer():
+    world = World()
+    for peer in ("third", "away", "nobody"):
+        world.offer(fields={sig.TO: peer})
+        assert world.pump.error() == "access-denied"
+    assert world.trail.events[-1] == ("access-denied", "pump-7", "no rule pump-7 -> nobody")
+    world.send(
+        world.valve,
+        {
+            sig.TYPE: sig.CONNECT,
+            sig.TO: "pump-7",
+            sig.SESSION: SESSION,
+            sig.PROFILE: 0,
+            sig.MESSAGE_1: b"1",
+        },
+    )
+    assert world.valve.error() == "access-denied"
+
+
+def test_unknown_and_offline_peers():
+    world = World()
+    pairs = [("pump-7", "away"), ("pump-7", "nobody")]
+    world.relay.set_rules(Rules.of(pairs), world.relay.names)
+    world.offer(fields={sig.TO: "away"})
+    assert world.pump.error() == "peer-offline"
+    world.offer(fields={sig.TO: "nobody"})
+    assert world.pump.error() == "unknown-name"
+    world.send(world.pump, {sig.TYPE: sig.RESOLVE, sig.NAME: "away"})
+    answer = world.pump.take()
+    assert (answer[sig.ONLINE], sig.CREDENTIAL in answer) == (False, False)
+
+
+def test_resolving_a_peer_that_is_here():
+    world = World()
+    world.send(
+        world.valve,
+        {
+            sig.TYPE: sig.REGISTER,
+            sig.INSTANCE: b"instance",
+            sig.ADDRESSES: ["10.0.0.9:5684", "[2001:db8::9]:5684"],
+            sig.EXPIRES: 120,
+        },
+    )
+    answer = world.valve.take()
+    assert (answer[sig.EXPIRES], answer[sig.SEEN]) == (120, world.valve.address)
+    world.send(world.pump, {sig.TYPE: sig.RESOLVE, sig.NAME: "valve-2"})
+    answer = world.pump.take()
+    assert answer[sig.ONLINE]
+    assert answer[sig.ADDRESSES] == ["10.0.0.9:5684", "[2001:db8::9]:5684"]
+    assert answer[sig.CREDENTIAL] == b"certificate of valve-2"
+
+
+def test_messages_in_the_wrong_state():
+    world = World()
+    world.accept()
+    assert world.valve.error() == "unknown-session"
+    world.offer()
+    world.valve.take()
+    world.say(world.pump, "valve-2")
+    assert world.pump.error() == "unknown-session"
+    world.accept(world.pump, "valve-2")
+    assert world.pump.error() == "unknown-session", "the initiator cannot accept its own offer"
+    world.offer()
+    assert world.pump.error() == "malformed", "the identifier is in use"
+    world.accept()
+    world.pump.take()
+    world.accept()
+    assert world.valve.error() == "unknown-session"
+
+
+def test_a_third_device_cannot_use_a_session_it_knows_of():
+    world = World()
+    world.open()
+    third = world.join("third")
+    for to in ("pump-7", "valve-2"):
+        for kind, fields in ((sig.MESSAGE, {sig.RECORD: b"x"}), (sig.END, {})):
+            world.send(third, {sig.TYPE: kind, sig.TO: to, sig.SESSION: SESSION, **fields})
+            assert third.error() == "unknown-session"
+    assert world.pump.raw == world.valve.raw == []
+    assert world.relay.sessions.get(SESSION).state is State.ESTABLISHED
+
+
+def test_a_rejected_offer_is_over():
+    world = World()
+    world.offer()
+    world.valve.take()
+    world.send(
+        world.valve,
+        {
+            sig.TYPE: sig.REJECT,
+            sig.TO: "pump-7",
+            sig.SESSION: SESSION,
+            sig.ERROR_CODE: code_of("declined"),
+        },
+    )
+    assert world.pump.take()[sig.TYPE] == sig.REJECT
+    assert world.trail.sessions[-1] == (State.ENDED, "declined")
+    assert len(world.relay.sessions) == 0
+
+
+def test_a_full_queue_is_told_to_the_sender_and_moves_nothing():
+    world = World()
+    world.valve.room = 0
+    world.offer()
+    assert world.pump.error() == "too-many"
+    assert len(world.relay.sessions) == 0
+    world.valve.room = 1000
+    world.open()
+    world.valve.room = 0
+    world.say(world.pump, "valve-2")
+    assert world.pump.error() == "too-many"
+    assert world.relay.sessions.get(SESSION).state is State.ESTABLISHED
+
+
+def test_the_bounds_on_sessions_are_told():
+    world = World(sessions_per_device=8)
+    for number in range(2):
+        world.offer(fields={sig.SESSION: number.to_bytes(16, "big")})
+        world.valve.take()
+    world.offer()
+    assert world.pump.error() == "too-many"
+    assert world.valve.raw == []
+
+
+def test_an_offer_nobody_answers_times_out_for_both():
+    world = World()
+    world.offer()
+    world.valve.take()
+    world.after(29)
+    assert world.pump.raw == []
+    world.after(1)
+    for link in (world.pump, world.valve):
+        message = link.take()
+        assert (message[sig.TYPE], message[sig.FROM]) == (sig.END, names.MANAGER)
+        assert message[sig.ERROR_CODE] == code_of("timeout")
+
+
+def test_a_device_that_started_anew_has_lost_its_sessions():
+    world = World()
+    world.open()
+    old, world.valve = world.valve, world.join("valve-2", b"another!")
+    assert old.closed
+    assert old.error() == "replaced"
+    message = world.pump.take()
+    assert message[sig.TYPE] == sig.END
+    assert message[sig.ERROR_CODE] == code_of("peer-restarted")
+    assert world.valve.raw == []
+    world.offer()
+    assert world.valve.take()[sig.TYPE] == sig.CONNECT
+
+
+def test_a_device_that_says_goodbye_is_gone_at_once():
+    world = World()
+    world.open()
+    world.relay.link_down(world.valve, True, "disconnected")
+    assert world.pump.take()[sig.ERROR_CODE] == code_of("peer-gone")
+    assert world.trail.sessions[-1] == (State.ENDED, "peer-gone")
+
+
+def test_a_lost_link_has_its_grace():
+    world = World(session_grace=30.0)
+    world.open()
+    world.relay.link_down(world.valve, False, "lost")
+    world.say(world.pump, "valve-2")
+    assert world.pump.error() == "peer-offline"
+    world.after(29)
+    assert world.pump.raw == []
+    world.after(1)
+    assert world.pump.take()[sig.ERROR_CODE] == code_of("peer-gone")
+
+
+def test_a_device_that_comes_back_in_time_goes_on():
+    world = World()
+    world.open()
+    world.relay.link_down(world.valve, False, "lost")
+    world.after(20)
+    world.valve = world.join("valve-2")
+    world.after(20)
+    world.say(world.pump, "valve-2")
+    assert world.valve.take()[sig.TYPE] == sig.MESSAGE
+    assert world.pump.raw == []
+
+
+def test_what_ended_meanwhile_is_told_on_return():
+    world = World()
+    world.open()
+    world.relay.link_down(world.valve, False, "lost")
+    world.send(world.pump, {sig.TYPE: sig.END, sig.TO: "valve-2", sig.SESSION: SESSION})
+    assert world.pump.raw == []
+    back = FakeLink("valve-2")
+    world.relay.link_up(back)
+    world.send(back, {sig.TYPE: sig.REGISTER, sig.INSTANCE: b"instance", sig.ADDRESSES: []})
+    first, second = (signalling.check(cbor.decode(raw), False) for raw in back.raw)
+    assert first[sig.TYPE] == sig.REGISTERED
+    assert (second[sig.TYPE], second[sig.SESSION]) == (sig.END, SESSION)
+    assert second[sig.ERROR_CODE] == code_of("session-closed")
+
+
+def test_what_ended_meanwhile_is_nothing_to_a_new_instance():
+    world = World()
+    world.open()
+    world.relay.link_down(world.valve, False, "lost")
+    world.send(world.pump, {sig.TYPE: sig.END, sig.TO: "valve-2", sig.SESSION: SESSION})
+    world.join("valve-2", b"another!")
+    assert world.pump.raw == []
+
+
+def test_a_registration_lapses():
+    world = World(registration=100.0)
+    world.open()
+    world.after(101)
+    world.say(world.pump, "valve-2")
+    assert world.pump.error() == "not-registered"
+    world.pump = world.join("pump-7")
+    world.say(world.pump, "valve-2")
+    assert world.pump.error() == "peer-offline"
+
+
+def test_a_rule_that_is_taken_away_ends_what_it_allowed():
+    world = World()
+    world.open()
+    world.relay.set_rules(Rules(), world.relay.names)
+    for link in (world.pump, world.valve):
+        assert link.take()[sig.ERROR_CODE] == code_of("access-denied")
+    assert len(world.relay.sessions) == 0
+
+
+def test_a_permission_that_is_taken_away_withholds_records_of_a_session_that_goes_on():
+    world = World()
+    world.open()
+    session = SESSION
+    record = {
+        sig.TYPE: sig.MESSAGE,
+        sig.TO: "valve-2",
+        sig.SESSION: session,
+        sig.RECORD: b"record",
+    }
+    world.send(world.pump, record)
+    assert world.valve.take()[sig.RECORD] == b"record"
+    policy = parse('[[allow]]\nfrom = "pump-*"\nto = "valve-2"\nwhat = "session"\n')
+    world.relay.set_rules(Rules((), policy), world.relay.names)
+    world.send(world.pump, record)
+    assert world.pump.error() == "access-denied"
+    world.send(world.pump, {**record, sig.MESSAGE_3: b"message_3"})
+    assert world.pump.error() == "access-denied", "a record with the handshake is one too"
+    assert world.valve.raw == []
+    handshake = {**record, sig.MESSAGE_3: b"message_3"}
+    del handshake[sig.RECORD]
+    world.send(world.pump, handshake)
+    assert world.valve.take()[sig.MESSAGE_3] == b"message_3"
+
+
+def test_a_name_is_bound_to_one_link_at_a_time():
+    world = World()
+    first = world.relay.registry.get("pump-7").link_id
+    assert {name for name, _ in world.trail.links.values()} == {"pump-7", "valve-2"}
+    world.join("pump-7", b"instance")
+    second = world.relay.registry.get("pump-7").link_id
+    assert second != first
+    assert first not in world.trail.links
+    assert len(world.trail.links) == 2
+    world.relay.close_link("pump-7", "removed")
+    assert second not in world.trail.links
+    world.relay.link_down(world.valve, True, "said goodbye")
+    assert world.trail.links == {}
+
+
+def test_a_device_that_is_removed_loses_its_link():
+    world = World()
+    world.open()
+    world.relay.set_rules(world.relay.rules, ["pump-7"])
+    assert world.valve.closed
+    assert world.pump.take()[sig.ERROR_CODE] == code_of("peer-gone")
+    assert world.relay.registry.get("valve-2") is None
+
+
+def test_a_replaced_link_has_no_say_and_its_end_changes_nothing():
+    world = World()
+    old, world.valve = world.valve, world.join("valve-2")
+    world.open()
+    old.closed = False  # bytes of it may still be on their way
+    old.raw.clear()
+    world.say(old, "pump-7")
+    assert old.error() == "not-registered"
+    world.send(old, {sig.TYPE: sig.REGISTER, sig.INSTANCE: b"instance", sig.ADDRESSES: []})
+    assert old.error() == "not-registered"
+    world.relay.link_down(old, True, "disconnected")
+    world.say(world.pump, "valve-2")
+    assert world.valve.take()[sig.TYPE] == sig.MESSAGE
+    assert world.pump.raw == []
+
+
+def test_a_full_manager_takes_no_other_device():
+    world = World(max_links=2)
+    with pytest.raises(RemoteError) as caught:
+        world.relay.link_up(FakeLink("third"))
+    assert caught.value.name == "too-many"
+    world.join("pump-7")
+
+
+def test_a_route_that_differs_is_reported_and_marked():
+    world = World(route_mode="report")
+    world.offer(fields={sig.ROUTE: [["10.1.1.1:99", 1, True]]})
+    offered = world.valve.take()
+    assert offered[sig.ROUTE][0] == ["10.1.1.1:99", 1, True, False]
+    assert "route-mismatch" in world.events()
+    world.offer(fields={sig.SESSION: b"x" * 16, sig.ROUTE: [[world.pump.address, 1, True]]})
+    assert world.valve.take()[sig.ROUTE][0][sig.LEG_VERIFIED] is True
+
+
+def test_stopping_tells_everyone():
+    world = World()
+    world.open()
+    world.relay.stop()
+    for link in (world.pump, world.valve):
+        assert link.take()[sig.ERROR_CODE] == code_of("peer-gone")
+        assert link.closed
+
+
+def test_the_trace_shows_each_check_and_what_the_manager_saw():
+    world = World()
+    world.open()
+    _, _, message, checks, outcome, _ = world.traced[2]
+    assert message[sig.TYPE] == sig.CONNECT
+    assert outcome == "relayed"
+    assert [step for step, _ in checks] == [step.__name__ for step in steps.PATHS[sig.CONNECT]]
+    assert dict(checks)["policy"] == "rule pump-7 -> valve-2"
+    world.say(world.pump, "third")
+    _, _, _, checks, outcome, out = world.traced[-1]
+    assert checks[-1] == ("peer", "peer-offline")
+    assert (outcome, out) == ("peer-offline", b"")

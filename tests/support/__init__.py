@@ -1,0 +1,1 @@
+"""Helpers of the tests. ``portable`` runs on CPython and on MicroPython."""

@@ -74,6 +74,29 @@ def test_the_same_source_gives_the_same_bytecode() -> None:
     assert len(mpy.compile_source(source, "m.py", optimise=0)) > len(first)
 
 
+def _tables(compiled: bytes) -> tuple[int, int]:
+    """How many strings and how many constant objects a .mpy has (each fewer than 128)."""
+    return compiled[4], compiled[5]
+
+
+def test_every_module_has_a_constant_object(tmp_path: Path) -> None:
+    # or else the interpreter keeps a pointer past its tables, and with it whatever lies there
+    names = " = ".join(f"name_{i}" for i in range(14))
+    compiled = mpy.compile_source(f"{names} = 7\n".encode(), "bare")
+    assert _tables(compiled)[1] == 1
+    assert mpy.with_constant(compiled) == compiled
+    (tmp_path / "bare.mpy").write_bytes(compiled)
+    script = "import bare\nprint(bare.name_0, bare.name_13)\n"
+    assert run(script, tmp_path) == "7 7\n"
+    for module, code in mpy.compile_all(sources.modules()).items():
+        assert _tables(code)[1] >= 1, module
+
+
+def test_what_is_not_bytecode_is_refused() -> None:
+    with pytest.raises(ValueError, match="version 6"):
+        mpy.with_constant(b"M\x05\x00\x1f\x00\x00")
+
+
 def test_a_device_carries_core_and_agent_and_nothing_of_the_manager() -> None:
     names = set(sources.modules())
     assert {"keyferry_core/cbor.py", "keyferry_agent/agent.py"} <= names

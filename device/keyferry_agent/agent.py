@@ -31,6 +31,9 @@ BACKOFF = (1, 60)
 TICK = 10
 # Seconds after a failed renewal until the next.
 RENEW_AGAIN = 3600
+# Bytes allocated between two collections. Without it what lives long ends up all over the heap,
+# and large records find no room in one piece.
+COLLECT_EVERY = 8192
 
 # What an answer must have to be of use.
 _NEEDED = {s.REGISTERED: (s.EXPIRES, s.SEEN), s.RESOLVED: (s.NAME, s.ONLINE, s.ADDRESSES)}
@@ -108,6 +111,8 @@ class Agent:
         """
         if self._task is not None:
             raise LocalError("wrong-state", "the agent runs")
+        if not CPYTHON:
+            gc.threshold(COLLECT_EVERY)
         await self._take_identity()
         self._task = asyncio.create_task(self._run())
         await self._up.wait()

@@ -105,10 +105,15 @@ class PeerSession:
 
 
 class _Attempt:
-    """A session that our side asked for and that is not confirmed yet."""
+    """A session that our side asked for and that is not confirmed yet.
+
+    It alone holds the ``initiator``, some 10 KiB of it, and only until the answer: a frame or a
+    traceback that an application keeps must not keep that alive.
+    """
 
     def __init__(self, initiator: Initiator) -> None:
-        self.initiator = initiator
+        self.peer = initiator.peer
+        self.initiator: Initiator | None = initiator
         self.session: PeerSession | None = None
         self.error: KeyferryError | None = None
         self.done = asyncio.Event()
@@ -171,6 +176,7 @@ class Sessions:
         session_id = initiator.session_id
         attempt = self._attempts[session_id] = _Attempt(initiator)
         message = initiator.connect(self.leg)
+        del initiator
         try:
             self.event("connect-sent", peer=peer, session=session_id.hex())
             self.event("message-1", peer=peer, sent=True, bytes=len(message[s.MESSAGE_1]))
@@ -181,6 +187,7 @@ class Sessions:
             attempt.error = RemoteError("timeout", "no answer from " + peer)
         finally:
             del self._attempts[session_id]
+            attempt.initiator = None
             session = attempt.session
             if session is not None and (attempt.error or not attempt.done.is_set()):
                 self._end(session, attempt.error.name if attempt.error else "declined")
@@ -238,17 +245,19 @@ class Sessions:
 
     async def _on_accept(self, message: dict) -> None:
         attempt = self._attempts.get(message[s.SESSION])
-        if attempt is None or attempt.session is not None:
+        if attempt is None or attempt.initiator is None:
             raise DecodeError("accept: nothing was asked")
-        initiator = attempt.initiator
-        self.event("message-2", peer=initiator.peer, sent=False, bytes=len(message[s.MESSAGE_2]))
+        initiator, attempt.initiator = attempt.initiator, None
+        self.event("message-2", peer=attempt.peer, sent=False, bytes=len(message[s.MESSAGE_2]))
         gc.collect()
         try:
             core = initiator.on_accept(message, clock.now())
         except KeyferryError as error:
             attempt.fail(error)
+            initiator = None
             await self.send(rejection(self.identity.name, message, error.name))
             return
+        initiator = None
         session = attempt.session = PeerSession(self, core)
         self._standing[session.session_id] = session
         confirm = core.confirm()
@@ -355,7 +364,7 @@ class Sessions:
         session = self._standing.get(session_id)
         attempt = self._attempts.get(session_id)
         sender = message[s.FROM]
-        if attempt is not None and sender in (s.MANAGER, attempt.initiator.peer):
+        if attempt is not None and sender in (s.MANAGER, attempt.peer):
             attempt.fail(RemoteError(name, text))
         elif session is not None and sender in (s.MANAGER, session.peer):
             if message[s.TYPE] == s.ERROR and name in _PASSING:

@@ -93,8 +93,8 @@ class Agent:
         self._instance = self.crypto.random(s.INSTANCE_LENGTH)
         self._task = None
         self._up = asyncio.Event()
-        self._lost: int | None = None  # Unix seconds: the last registered link ended
-        self._refresh_at = 0  # Unix seconds: register again
+        self._lost: int | None = None  # uptime: the last registered link ended
+        self._refresh_at = 0  # uptime: register again
         self._renew_at = 0  # Unix seconds: renew the certificate
         self._relink = asyncio.Event()  # end the link, or the wait for the next one
         self._renewal: list | None = None  # [Event, error or None, new key?]
@@ -229,6 +229,7 @@ class Agent:
 
     async def _renew(self, request: list) -> None:
         """Renew between two links. Whether it works or not, a link can be made afterwards."""
+        self.sessions.forget_ahead()
         _forget(_HANDSHAKE)
         try:
             from keyferry_agent import identity
@@ -273,7 +274,7 @@ class Agent:
                 reason = explain(error)
             if self._up.is_set():
                 self._up.clear()
-                self._lost = clock.now()
+                self._lost = clock.uptime()
                 delay = BACKOFF[0]
             if self._replaced:
                 # Two devices with one identity must not throw each other out all the time.
@@ -298,11 +299,12 @@ class Agent:
             tasks.append(asyncio.create_task(self._read(failed)))
             await self._register()
             grace = self.config.session_grace
-            if self._lost is not None and clock.now() - self._lost > grace:
+            if self._lost is not None and clock.uptime() - self._lost > grace:
                 # The manager has told our peers already that we are gone.
                 self.sessions.end_all("peer-gone")
             carrier.resume()
             self._up.set()
+            self.sessions.make_ahead()
             tasks.append(asyncio.create_task(self._tick(tasks[0], failed)))
             await tasks[0]
         except asyncio.CancelledError:
@@ -332,7 +334,7 @@ class Agent:
             s.REGISTERED,
         )
         expires = answer[s.EXPIRES]
-        self._refresh_at = clock.now() + expires // 2
+        self._refresh_at = clock.uptime() + expires // 2
         self.sessions.leg = [answer[s.SEEN], s.TRANSPORT_MQTT_TLS, True]
         self._event("registered", seen=answer[s.SEEN], expires=expires)
 
@@ -346,12 +348,12 @@ class Agent:
                 return
             except asyncio.TimeoutError:
                 pass
-            seconds = clock.now()
             try:
                 await self.sessions.expire()
-                if seconds >= self._refresh_at:
+                self.sessions.make_ahead()
+                if clock.uptime() >= self._refresh_at:
                     await self._register()
-                if seconds >= self._renew_at:
+                if clock.now() >= self._renew_at:
                     self._ask_renewal(False)
             except KeyferryError as error:
                 self._event("upkeep-failed", error=error.name, detail=error.detail)
@@ -413,6 +415,8 @@ class Agent:
         except KeyferryError as error:
             self._event("message-refused", error=error.name, detail=error.detail)
         except MemoryError as error:
+            if self.sessions is not None:
+                self.sessions.forget_ahead()
             gc.collect()
             self._event("message-refused", error="internal", detail=str(error))
 

@@ -1,4 +1,4 @@
-"""Time on a device: Unix seconds whatever the port's epoch, and milliseconds since the start."""
+"""Time on a device: Unix seconds whatever the port's epoch, and time that no setting moves."""
 
 import time
 
@@ -31,7 +31,24 @@ if not CPYTHON:
         start = time.ticks_ms()
         return lambda: time.ticks_diff(time.ticks_ms(), start)
 
+    _ticks = time.ticks_ms()
+    _seconds = 0
+
+    def uptime() -> int:
+        """Seconds since the start, whatever the clock is set to. Call it every six days at least:
+        the port's counter wraps.
+        """
+        global _ticks, _seconds
+        passed = max(0, time.ticks_diff(time.ticks_ms(), _ticks)) // 1000
+        _ticks = time.ticks_add(_ticks, 1000 * passed)
+        _seconds += passed
+        return _seconds
+
 else:
+
+    def uptime() -> int:
+        """Seconds since some start, whatever the clock is set to."""
+        return int(time.monotonic())
 
     def stopwatch() -> "Callable[[], int]":
         """A callable that gives the milliseconds since this call."""

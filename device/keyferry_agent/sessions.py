@@ -6,6 +6,7 @@ import gc
 from keyferry_agent import clock
 from keyferry_agent.errors import LinkError, SessionEnded
 from keyferry_core import signalling as s
+from keyferry_core._compat import CPYTHON
 from keyferry_core.errors import (
     DecodeError,
     KeyferryError,
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 STALL_SECONDS = 0.5
 # Seconds after which a half-open session is given up.
 HALF_OPEN_SECONDS = 60
+# Seconds without a message after which there is time to make the next ephemeral key, and bytes of
+# free heap below which there is no room for it: it is then made when it is needed.
+QUIET_SECONDS = 0.25
+AHEAD_FREE = 12288
+# Seconds for message_2 to be on its way before its sender starts on what can be done meanwhile.
+UNDER_WAY_SECONDS = 0.02
 # Sessions that ended lately: late messages for them are no news.
 _REMEMBERED = 8
 # Errors about one message that say nothing about the session it belongs to.
@@ -123,6 +130,13 @@ class _Attempt:
         self.done.set()
 
 
+def _memory_short() -> bool:
+    gc.collect()
+    if CPYTHON:
+        return False
+    return gc.mem_free() < AHEAD_FREE
+
+
 class Sessions:
     """The table of sessions. ``send(message, keep, wait)`` brings a message to the manager;
     ``event`` reports. ``identity`` and ``trust`` may be replaced when a certificate is renewed.
@@ -152,6 +166,10 @@ class Sessions:
         self._news = asyncio.Event()
         self._stopped = False
         self._telling = None
+        self._ahead: tuple | None = None  # an ephemeral key pair for one session, in RAM alone
+        self._making = None
+        self._verifying = None
+        self._quiet = False
 
     # -- for the application --
 
@@ -172,7 +190,9 @@ class Sessions:
         if self._full():
             raise LocalError("too-many", "max_sessions are open")
         gc.collect()
-        initiator = Initiator(self.identity, self.trust, self._crypto, peer)
+        initiator = Initiator(
+            self.identity, self.trust, self._crypto, peer, ephemeral=self._take_ahead()
+        )
         session_id = initiator.session_id
         attempt = self._attempts[session_id] = _Attempt(initiator)
         message = initiator.connect(self.leg)
@@ -222,16 +242,18 @@ class Sessions:
         """No more sessions come in."""
         self._stopped = True
         self._news.set()
+        self.forget_ahead()
 
     async def expire(self) -> None:
         """Give up half-open sessions that are too old. To be called now and then."""
-        oldest = clock.now() - HALF_OPEN_SECONDS
+        oldest = clock.uptime() - HALF_OPEN_SECONDS
         while self._half_open and self._half_open[0][0] < oldest:
             await self._drop_half_open("timeout")
 
     async def on_message(self, message: dict) -> None:
         """Take a checked message of any type that carries a session id. KeyferryError."""
         kind = message[s.TYPE]
+        self._quiet = False
         if kind == s.CONNECT:
             await self._on_connect(message)
         elif kind == s.MESSAGE:
@@ -279,7 +301,7 @@ class Sessions:
             error = "too-many"
         else:
             gc.collect()
-            responder = Responder(self.identity, self.trust, self._crypto)
+            responder = Responder(self.identity, self.trust, self._crypto, self._take_ahead())
             try:
                 answer = responder.on_connect(message, self.leg)
             except KeyferryError as failure:
@@ -290,9 +312,10 @@ class Sessions:
             return
         if len(self._half_open) >= self._config.max_half_open:
             await self._drop_half_open("too-many")
-        self._half_open.append((clock.now(), responder))
+        self._half_open.append((clock.uptime(), responder))
         self.event("message-2", peer=peer, sent=True, bytes=len(answer[s.MESSAGE_2]))
         await self.send(answer)
+        self._verifying = asyncio.create_task(self._verify_ahead(responder.session_id))
 
     async def _on_message_3(self, message: dict, at: int) -> None:
         responder = self._half_open[at][1]
@@ -380,6 +403,47 @@ class Sessions:
                     self._remember(session_id)
                     self.event("half-open-dropped", peer=responder.peer, reason=name)
                     return
+
+    # -- ahead of time --
+
+    def make_ahead(self) -> None:
+        """See to it that the next session finds an ephemeral key ready, once nothing is due."""
+        if self._ahead is None and self._making is None and not self._stopped:
+            self._making = asyncio.create_task(self._make_ahead())
+
+    def forget_ahead(self) -> None:
+        """Drop what was made ahead: the memory is needed, or the agent stops."""
+        self._ahead = None
+        if self._making is not None:
+            self._making.cancel()
+            self._making = None
+
+    def _take_ahead(self) -> tuple | None:
+        """The key pair, for one use; the next is made when there is time again."""
+        pair, self._ahead = self._ahead, None
+        self.make_ahead()
+        return pair
+
+    async def _verify_ahead(self, session_id: bytes) -> None:
+        await asyncio.sleep(UNDER_WAY_SECONDS)
+        self._verify(session_id)
+
+    def _verify(self, session_id: bytes) -> None:
+        # not in the coroutine, which would keep the responder for as long as its task is kept
+        for _, responder in self._half_open:
+            if responder.session_id == session_id:
+                responder.verify_ahead(clock.now())
+
+    async def _make_ahead(self) -> None:
+        try:
+            while not self._quiet or self._attempts or self._half_open:
+                self._quiet = True
+                await asyncio.sleep(QUIET_SECONDS)
+            if not _memory_short():
+                self._ahead = self._crypto.generate()
+        except (KeyferryError, MemoryError):
+            pass  # whoever needs a key makes one, and hears why that does not work
+        self._making = None
 
     # -- inside --
 

@@ -239,6 +239,18 @@ class Responder:
             answer[s.ROUTE] = [leg]
         return answer
 
+    def verify_ahead(self, now: int) -> None:
+        """Verify the peer's credential while waiting for message_3, which is then answered sooner.
+
+        Says nothing: what does not hold is refused by ``on_message``, with its reason.
+        """
+        try:
+            _peer_credential(
+                self._trust, self._profile, self._delivered, self.peer, self._identity.name, now
+            )
+        except KeyferryError:
+            pass
+
     def on_message(self, message: dict, now: int) -> "Session":
         """The session, from the Initiator's first MESSAGE; then ``open`` that same message.
 

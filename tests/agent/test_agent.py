@@ -4,8 +4,11 @@
 import asyncio
 
 from keyferry_agent import agent as agent_module
+from keyferry_agent import clock
+from keyferry_agent import sessions as sessions_module
+from keyferry_agent.clock import uptime
 from keyferry_agent.errors import LinkError, SessionEnded
-from keyferry_core import cbor
+from keyferry_core import cbor, p256
 from keyferry_core import signalling as s
 from keyferry_core.errors import DecodeError, LocalError, RemoteError, code_of
 from support.agent_kit import NOW, Hub, Party, certificate, fails, introduce, run, set_clock, until
@@ -674,5 +677,189 @@ def test_a_request_ends_with_its_link():
             hub.cut("panel-1")
             error = await asyncio.wait_for(asking, 5)
             assert isinstance(error, LinkError)
+
+    run(main())
+
+
+class Counted:
+    """Counts scalar multiplications: fixed-base, variable, double-scalar, since ``take``."""
+
+    NAMES = ("multiply_base", "multiply", "multiply_both")
+
+    def __enter__(self):
+        self.counts = [0, 0, 0]
+        self.kept = [getattr(p256, name) for name in self.NAMES]
+        for kind, name in enumerate(self.NAMES):
+            setattr(p256, name, self.counting(kind, self.kept[kind]))
+        return self
+
+    def counting(self, kind, function):
+        def counted(*arguments):
+            self.counts[kind] += 1
+            return function(*arguments)
+
+        return counted
+
+    def take(self):
+        counts, self.counts = self.counts, [0, 0, 0]
+        return counts
+
+    def __exit__(self, *what):
+        for kind, name in enumerate(self.NAMES):
+            setattr(p256, name, self.kept[kind])
+
+
+def test_what_is_multiplied_between_a_message_and_its_answer():
+    async def main():
+        hub = Hub()
+        async with Party(hub, "panel-1") as a, Party(hub, "pump-7") as b:
+            tables = a.agent.sessions, b.agent.sessions
+
+            def both_ahead():
+                return tables[0]._ahead is not None and tables[1]._ahead is not None
+
+            steps = []
+            counted = Counted()
+
+            def count(message):
+                steps.append((s.type_name(message), counted.take()))
+                return message
+
+            for peer_is_new in (1, 0, 0):
+                await until(both_ahead)
+                used = [sessions._ahead for sessions in tables]
+                steps.clear()
+                with counted:
+                    hub.meddle = count
+                    await introduce(a, b)
+                    hub.meddle = lambda message: message
+                assert [step[0] for step in steps] == ["connect", "accept", "message", "message"]
+                connect, accept, message_3, message_4 = [step[1] for step in steps]
+                assert connect == [0, 0, 0]
+                # one agreement and one signature
+                assert accept == [1, 1, 0]
+                # the same and the peer's signature; a new certificate costs each side one more,
+                # which the responder may have verified while it waited
+                if not peer_is_new:
+                    assert message_3 == [1, 1, 1]
+                    assert message_4 == [0, 0, 1]
+                both = [x + message_4[kind] for kind, x in enumerate(message_3)]
+                assert both == [1, 1, 2 + 2 * peer_is_new]
+                # used once
+                await until(both_ahead)
+                assert not [pair for pair in used if pair in [t._ahead for t in tables]]
+
+    run(main())
+
+
+def test_a_certificate_is_verified_while_message_3_is_awaited():
+    async def main():
+        hub = Hub()
+        async with Party(hub, "panel-1") as a, Party(hub, "pump-7") as b:
+            held = []
+
+            def hold(message):
+                if s.MESSAGE_3 in message:
+                    held.append(message)
+                    return None
+                return message
+
+            hub.meddle = hold
+            waiting = asyncio.create_task(a.agent.connect("pump-7", 10))
+            await until(lambda: held)
+            await asyncio.sleep(0.2)
+            hub.meddle = lambda message: message
+            with Counted() as counted:
+                b.link.deliver(cbor.encode(held[0]))
+                await waiting
+                # the signature over the handshake alone
+                assert counted.take() == [0, 0, 1]
+
+    run(main())
+
+
+def test_the_next_key_waits_until_nothing_is_due():
+    async def main():
+        hub = Hub()
+        async with Party(hub, "panel-1") as a, Party(hub, "pump-7") as b:
+            await until(lambda: b.agent.sessions._ahead)
+            hub.meddle = lambda message: None if message[s.TYPE] in (s.MESSAGE, s.END) else message
+            with Counted() as counted:
+                await fails(RemoteError, a.agent.connect("pump-7", 1))
+                assert len(b.agent.sessions._half_open) == 1
+                await asyncio.sleep(0.6)
+                counted.take()
+                await asyncio.sleep(0.6)
+                # half open: message_3 may come at any moment
+                assert counted.take() == [0, 0, 0]
+                assert b.agent.sessions._ahead is None
+                set_clock(NOW + 61)
+                await b.agent.sessions.expire()
+                await until(lambda: b.agent.sessions._ahead)
+                assert counted.take() == [1, 0, 0]
+
+    run(main())
+
+
+def test_no_key_is_made_ahead_where_memory_is_short():
+    async def main():
+        hub = Hub()
+        kept = sessions_module._memory_short
+        sessions_module._memory_short = lambda: True
+        try:
+            async with Party(hub, "panel-1") as a, Party(hub, "pump-7") as b:
+                await until(lambda: a.agent.sessions._making is None)
+                assert a.agent.sessions._ahead is None
+                session, other = await introduce(a, b)
+                sessions_module._memory_short = kept
+                # there is room again: the next look at what is due finds it
+                a.agent.sessions.make_ahead()
+                await until(lambda: a.agent.sessions._ahead)
+                a.agent.sessions.forget_ahead()
+                assert a.agent.sessions._ahead is None
+                await session.send(b"as before")
+                assert await other.recv() == b"as before"
+            assert a.agent.sessions._ahead is None
+            assert a.agent.sessions._making is None
+        finally:
+            sessions_module._memory_short = kept
+
+    run(main())
+
+
+def test_uptime_counts_and_never_goes_back():
+    async def main():
+        start = last = uptime()
+        for _ in range(50):
+            await asyncio.sleep(0.05)
+            assert last <= uptime() <= last + 30
+            last = uptime()
+            if last > start:
+                return
+        raise AssertionError("it stands still")
+
+    run(main())
+
+
+def test_a_clock_that_is_set_does_not_move_what_is_due():
+    async def main():
+        agent_module.TICK = 0.05
+        hub = Hub()
+        async with Party(hub, "panel-1", session_grace=30) as a, Party(hub, "pump-7") as b:
+            session, other = await introduce(a, b)
+            hub.meddle = lambda message: None if message[s.TYPE] in (s.MESSAGE, s.END) else message
+            await fails(RemoteError, a.agent.connect("pump-7", 1))
+            hub.meddle = lambda message: message
+            shown = [NOW]
+            clock.now = lambda: shown[0]
+            for days in (20, -20, 0):
+                shown[0] = NOW + 86400 * days
+                hub.cut("panel-1")
+                await until(lambda: "panel-1" in hub.links and a.agent._up.is_set())
+                await asyncio.sleep(0.2)
+                assert len(b.agent.sessions._half_open) == 1
+            assert hub.types().count("register") == 5
+            await session.send(b"still there")
+            assert await other.recv() == b"still there"
 
     run(main())

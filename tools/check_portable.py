@@ -203,6 +203,8 @@ class Checker:
     def _check_module(self, node: ast.stmt, name: str) -> bool:
         if name.split(".")[0] in OWN_PACKAGES:
             return True
+        if Path(self._path).with_name(name + ".py").is_file():
+            return True  # a script's neighbour
         present = name in self._runtime.modules
         if not present and id(node) not in self._optional:
             self._say(node, f"module {name} is absent")

@@ -38,7 +38,14 @@ def command() -> list[str]:
     return [sys.executable, "-m", "micropython_unix"]
 
 
-def command_with_rom(image: Path, arguments: list[str]) -> list[str]:
-    """The command line that runs the pinned interpreter with a ROMFS image in its memory."""
+def command_with_rom(image: Path, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """A command line that runs MicroPython with a ROMFS image, and what its environment needs.
+
+    The launcher maps the image for the pinned interpreter; another one gets the path of the image
+    (on_device/rom.py says what it makes of it).
+    """
+    path = chosen()
+    if path is not None:
+        return [str(path), *arguments], {"KEYFERRY_ROM": str(image)}
     _check_pinned()
-    return [sys.executable, "-m", "keyferry_hil.launcher", str(image), *arguments]
+    return [sys.executable, "-m", "keyferry_hil.launcher", str(image), *arguments], {}

@@ -38,7 +38,7 @@ class Application:
     def build(cls, main: Path, place: Path, *, optimise: int = 3) -> "Application":
         """Compile it into ``place``: a ROMFS image, and the same files in a folder.
 
-        The folder serves an interpreter that ``MICROPYTHON`` names, which cannot map the image.
+        The folder serves an interpreter that ``MICROPYTHON`` names and that cannot map the image.
         """
         files = images.application(main, optimise=optimise)
         folder = place / "rom"
@@ -102,17 +102,13 @@ class VirtualDevice:
             "KEYFERRY_FLASH": str(self.flash),
             "MICROPYPATH": ".frozen",
         }
-        if interpreter.chosen() is None:
-            line = interpreter.command_with_rom(self.application.rom, arguments)
-        else:
-            environment["KEYFERRY_ROM"] = str(self.application.folder)
-            line = [*interpreter.command(), *arguments]
+        line, added = interpreter.command_with_rom(self.application.rom, arguments)
         self._process = await asyncio.create_subprocess_exec(
             *line,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=environment,
+            env=environment | added,
             limit=_MAX_LINE,
             start_new_session=True,  # Ctrl-C in a terminal is for us; we end the devices
         )

@@ -4,7 +4,8 @@ Subjects run in a folder of their own and name files shortly, so that the length
 does not count. Where pieces come to lie differs from run to run, so a heap suffices when several
 runs in a row end well.
 
-All of it on a 64-bit interpreter, where each pointer takes twice the bytes of a board's.
+All of it by the interpreter that ``MICROPYTHON`` names, else the pinned one, which has 64 bits:
+each pointer takes twice the bytes of a board's.
 """
 
 import json
@@ -21,6 +22,7 @@ from keyferry_hil import interpreter
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 ROM_START = HERE / "on_device" / "rom_start.py"
+ROM_PLACE = ROOT / "hil" / "keyferry_hil" / "on_device" / "rom.py"
 SUBJECTS = ("import_subject", "role_subject", "introduction_subject")
 AMPLE = 1024  # KiB
 RUNS = 10
@@ -51,6 +53,7 @@ class Place:
         build.write(files, folder / "mpy")
         build.write_rom(files, folder / "rom.img")
         (folder / "start.py").write_bytes(ROM_START.read_bytes())
+        (folder / "rom.py").write_bytes(ROM_PLACE.read_bytes())
         known = json.loads((ROOT / "tests" / "vectors" / "identities.json").read_text())
         known["devices"] = {name: known["devices"][name] for name in ("panel-1", "pump-7")}
         del known["source"]
@@ -66,17 +69,17 @@ def _script() -> str:
     return "\n".join(part.hex() for part in (*keys_i, *keys_r, *messages))
 
 
-def _command(form: str, kib: int, subject: str) -> tuple[list[str], str]:
-    """Command line and MICROPYPATH that start a subject in one form of the modules."""
+def _command(form: str, kib: int, subject: str) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment that start a subject in one form of the modules."""
     size = ["-X", f"heapsize={kib}k"]
     if form == "rom":
-        line = interpreter.command_with_rom(Path("rom.img"), [*size, "start.py", subject])
-        return line, ".frozen"
+        line, added = interpreter.command_with_rom(Path("rom.img"), [*size, "start.py", subject])
+        return line, added | {"MICROPYPATH": ".frozen"}
     path = "mpy:.frozen"
     if form == "py":
         folders = [ROOT / "shared", ROOT / "device", HERE / "on_both", HERE / "on_device"]
         path = ":".join([*map(str, folders), ".frozen"])
-    return [*interpreter.command(), *size, "-m", subject], path
+    return [*interpreter.command(), *size, "-m", subject], {"MICROPYPATH": path}
 
 
 FORMS = {"py": ".py", "mpy": ".mpy", "rom": "ROMFS"}
@@ -84,11 +87,11 @@ FORMS = {"py": ".py", "mpy": ".mpy", "rom": "ROMFS"}
 
 def run(place: Place, form: str, kib: int, subject: str, *arguments: str) -> str | None:
     """The last line that the subject prints, or None when the heap was too small."""
-    command, path = _command(form, kib, subject)
+    command, added = _command(form, kib, subject)
     done = subprocess.run(
         [*command, *arguments],
         cwd=place.folder,
-        env={**os.environ, "MICROPYPATH": path},
+        env=os.environ | added,
         capture_output=True,
         text=True,
     )
@@ -127,7 +130,7 @@ def completes_introduction(place: Place, form: str, kib: int) -> bool:
     return run(place, form, kib, "introduction_subject", "people.json") is not None
 
 
-def smallest(completes: Callable[[int], bool], low: int = 32, high: int = 256) -> int:
+def smallest(completes: Callable[[int], bool], low: int = 16, high: int = 256) -> int:
     """The least KiB in which ``completes`` is true RUNS times, by bisection in steps of 1."""
 
     def always(kib: int) -> bool:

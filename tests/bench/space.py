@@ -1,11 +1,15 @@
 """``make size``, its second half: heap of MicroPython, and the least that suffices.
 
-The interpreter has 64 bits: each pointer takes twice the bytes of a board's.
+The pinned interpreter has 64 bits: each pointer takes twice the bytes of a board's. When there is a
+32-bit one (``tools/micropython32`` fetches it, ``MICROPYTHON32=PATH`` names another), everything is
+measured with it as well.
 """
 
 import argparse
 import asyncio
 import json
+import os
+import subprocess
 import tempfile
 import tomllib
 from pathlib import Path
@@ -17,7 +21,28 @@ from bench.tables import Cell, show
 from keyferry_firmware.size import BUDGET
 
 # KiB within which the least heap for a life is looked for.
-LIFE = (96, 160)
+LIFE = (48, 160)
+FETCHED = heap.ROOT / "build" / "micropython32" / "micropython"
+LEAST = {
+    "initiator": "EDHOC, initiator",
+    "responder": "EDHOC, responder",
+    "both": "EDHOC, both roles",
+    "introduction": "both sides, from signalling to records",
+    "life": "the agent: enrol, link, two sessions",
+}
+
+
+def narrow() -> Path | None:
+    """A 32-bit interpreter, if there is one. ValueError when what is named has other integers."""
+    named = os.environ.get("MICROPYTHON32", "")
+    path = Path(named).absolute() if named else FETCHED
+    if not named and not path.exists():
+        return None
+    line = "import sys; print(sys.maxsize)"
+    done = subprocess.run([path, "-c", line], capture_output=True, text=True)
+    if done.stdout.strip() != str((1 << 31) - 1):
+        raise ValueError(f"{path}: not a 32-bit MicroPython")
+    return path
 
 
 def measure(place: heap.Place) -> dict[str, Any]:
@@ -59,34 +84,45 @@ async def least_life() -> int:
     return high
 
 
+def measure_all(life: bool) -> dict[str, Any]:
+    """By each interpreter that is here, all that it can tell; ``life``: the agent's too."""
+    found = {}
+    given = os.environ.get("MICROPYTHON", "")
+    for bits, path in (("64-bit", given), ("32-bit", narrow())):
+        if path is None:
+            continue
+        os.environ["MICROPYTHON"] = str(path)
+        try:
+            with tempfile.TemporaryDirectory(prefix="keyferry-size-") as folder:
+                found[bits] = measure(heap.Place(Path(folder)))
+            if life:
+                found[bits]["least"]["rom"]["life"] = asyncio.run(least_life())
+        finally:
+            os.environ["MICROPYTHON"] = given
+    return found
+
+
 def show_all(found: dict[str, Any], budget: dict[str, int]) -> None:
     lines: list[list[Cell]] = [
-        [heap.FORMS[form], *sizes.values()] for form, sizes in found["imported"].items()
+        [f"{heap.FORMS[form]}, {bits}", *sizes.values()]
+        for bits, one in found.items()
+        for form, sizes in one["imported"].items()
     ]
     show("Heap after import (bytes)", ["from", "core", "core and agent"], lines)
-    lines = [[role, size] for role, size in found["peak"].items()]
-    show("Live heap at the peak of a run of EDHOC, over that (bytes)", ["role", ""], lines)
-    names = {
-        "initiator": "EDHOC, initiator",
-        "responder": "EDHOC, responder",
-        "both": "EDHOC, both roles",
-        "introduction": "both sides, from signalling to records",
-    }
-    lines = [
-        [
-            name,
-            found["least"]["mpy"][what],
-            budget.get(what + "-mpy"),
-            found["least"]["rom"][what],
-            budget.get(what + "-rom"),
+    lines = [[role, *(one["peak"][role] for one in found.values())] for role in heap.ROLES]
+    title = "Live heap at the peak of a run of EDHOC, over that (bytes)"
+    show(title, ["role", *found], lines)
+    for form in ("mpy", "rom"):
+        lines = [
+            [
+                LEAST[what],
+                budget.get(f"{what}-{form}"),
+                *(one["least"][form].get(what) for one in found.values()),
+            ]
+            for what in LEAST
         ]
-        for what, name in names.items()
-    ]
-    if "life" in found["least"]:
-        life = "the agent: enrol, link, two sessions"
-        lines.append([life, None, None, found["least"]["life"], budget.get("life-rom")])
-    headings = ["", ".mpy", "budget", "ROMFS", "budget"]
-    show("Least heap that suffices (KiB)", headings, lines)
+        title = f"Least heap that suffices, from {heap.FORMS[form]} (KiB)"
+        show(title, ["", "budget, 64-bit", *found], lines)
 
 
 def main() -> None:
@@ -94,10 +130,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object in place of tables")
     parser.add_argument("--no-life", action="store_true", help="leave out the agent's life")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="keyferry-size-") as folder:
-        found = measure(heap.Place(Path(folder)))
-    if not options.no_life:
-        found["least"]["life"] = asyncio.run(least_life())
+    found = measure_all(not options.no_life)
     if options.json:
         print(json.dumps(found))
     else:

@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 
+import rom  # beside this file
 import vfs
 
 _BLOCK = 4096
@@ -42,16 +43,7 @@ class Flash:
 def mount() -> None:
     # A block device is what answers as one; the stubs want a base class that does not exist.
     flash = vfs.VfsLfs2(Flash(os.getenv("KEYFERRY_FLASH", "")))  # pyright: ignore[reportArgumentType]
-    rom = os.getenv("KEYFERRY_ROM", "")
-    if ":" in rom:
-        # address:size of the image in this process, as flash that a board executes from in place.
-        import uctypes
-
-        address, size = rom.split(":")
-        application = vfs.VfsRom(memoryview(uctypes.bytearray_at(int(address), int(size))))
-    else:
-        # Another interpreter: a folder of compiled modules, which import into the heap.
-        application = vfs.VfsPosix(rom)
+    application = rom.application(os.getenv("KEYFERRY_ROM", ""))
     vfs.umount("/")
     vfs.mount(flash, "/")
     vfs.mount(application, "/rom")
@@ -60,6 +52,7 @@ def mount() -> None:
 
 
 mount()
+del sys.modules["rom"]
 gc.collect()  # before the application takes the heap
 # False in the place of the names to import: main is imported as "__main__", as a board runs it.
 __import__("main", None, None, False)  # pyright: ignore[reportArgumentType]

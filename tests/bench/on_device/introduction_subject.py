@@ -3,6 +3,7 @@
 ``introduction FILE``: a JSON file with what identities.json says of panel-1 and pump-7.
 """
 
+import gc
 import json
 import os
 import sys
@@ -12,6 +13,8 @@ import parties
 from keyferry_core import cbor
 from keyferry_core import signalling as s
 from keyferry_core.session import Initiator, Responder
+
+gc.threshold(8192)  # as the agent has it
 
 
 def relayed(message, credential=None):

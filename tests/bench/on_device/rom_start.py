@@ -1,13 +1,13 @@
-# Mounts the image that the host has put into this process, and runs one module of it.
+# Mounts the image that the host names, and runs one module of it.
 
 import os
 import sys
 
-import uctypes
+import rom
 import vfs
 
-address, size = os.getenv("KEYFERRY_ROM").split(":")
-vfs.mount(vfs.VfsRom(memoryview(uctypes.bytearray_at(int(address), int(size)))), "/rom")
+vfs.mount(rom.application(os.getenv("KEYFERRY_ROM")), "/rom")
+del sys.modules["rom"]
 sys.path[:] = ["/rom", ".frozen"]
 sys.argv.pop(0)
 __import__(sys.argv[0])

@@ -1,0 +1,36 @@
+# Where a virtual board's application lies. It runs inside MicroPython.
+
+import os
+
+import vfs
+
+try:
+    import ffi  # only the Unix port has it, and only where it was built with libffi
+except ImportError:
+    ffi = None
+
+
+def application(place: str) -> "vfs.VfsRom | vfs.VfsPosix":
+    """The file system of the application at ``place``.
+
+    ``address:size`` of a ROMFS image that the launcher has mapped into this process; or the path
+    of ``NAME.img``, which is mapped here where the interpreter can call C functions. An
+    interpreter that cannot imports the same files from the folder ``NAME``, into its heap.
+    """
+    address, separator, size = place.partition(":")
+    if not separator:
+        if ffi is None:
+            return vfs.VfsPosix(place[: -len(".img")])
+        address, size = _map(place)
+    import uctypes
+
+    return vfs.VfsRom(memoryview(uctypes.bytearray_at(int(address), int(size))))
+
+
+def _map(path: str) -> tuple[int, int]:
+    """Address and size of the file's bytes in this process, outside MicroPython's heap."""
+    size = os.stat(path)[6]
+    library = ffi.open(None)
+    handle = library.func("i", "open", "si")(path, 0)
+    # readable and writable (uctypes wants it so), private to this process
+    return library.func("p", "mmap", "pIiiii")(None, size, 3, 2, handle, 0), size

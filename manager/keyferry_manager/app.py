@@ -134,7 +134,8 @@ class Manager:
         await store.end_open_sessions("manager-restarted")
         await store.presences.forget_links()
         self._authority = LocalAuthority(config)
-        self._authority.ensure_server()
+        await self._authority.keep_server()
+        stack.push_async_callback(self._authority.close)
 
         writer = BatchWriter(store)
         writer.start()
@@ -346,7 +347,7 @@ class Manager:
 
     async def _renew(self) -> None:
         """Renew our own certificate when it is due, without a restart."""
-        reason = await asyncio.to_thread(self._authority.ensure_server)
+        reason = await self._authority.keep_server()
         if reason:
             if self._mqtt_listener is not None:
                 self._mqtt_listener.replace_context(self._mqtt_context())

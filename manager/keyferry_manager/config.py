@@ -29,6 +29,7 @@ _SECTIONS = {
     "listen": "Where devices reach this manager.",
     "certificates": "What the manager issues.",
     "enrolment": "Who may ask for a certificate, and how often.",
+    "authority": "Who signs: where the key of the issuing CA is.",
     "relay": "What is checked on the way between two devices.",
     "limits": "Bounds that keep one device, or one stranger, from using the manager up.",
     "database": "Where the registry, the rules and the audit trail are kept.",
@@ -144,6 +145,25 @@ class Config:
     )
     address_enrolments_per_hour: int = _setting(
         1000, "enrolment.per_address_per_hour", "Certificates for one address.", 1, 1000000
+    )
+
+    authority: str = _setting(
+        "local",
+        "authority.kind",
+        "local: the key is a file under ca/; pkcs11: it is in a token, and signs there.",
+        choices=("local", "pkcs11"),
+    )
+    pkcs11_module: str = _setting(
+        "", "authority.pkcs11_module", "pkcs11: the token's library, a whole path."
+    )
+    pkcs11_token: str = _setting("", "authority.pkcs11_token", "pkcs11: the token's label.")
+    pkcs11_key: str = _setting(
+        "keyferry issuing CA", "authority.pkcs11_key", "pkcs11: the label of the P-256 key pair."
+    )
+    pkcs11_pin_file: str = _setting(
+        "",
+        "authority.pkcs11_pin_file",
+        "pkcs11: a file with the PIN, mode 0600; empty: KEYFERRY_PKCS11_PIN in the environment.",
     )
 
     route_mode: str = _setting(

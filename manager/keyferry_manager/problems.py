@@ -19,3 +19,11 @@ class AuthorityProblem(Problem):
 
 class ChangedMeanwhile(StoreProblem):
     """Somebody else changed what a decision rests on; it can be made again."""
+
+
+class AuthorityUnavailable(AuthorityProblem):
+    """Who signs does not answer now. ``retry_after`` is in seconds."""
+
+    def __init__(self, text: str, retry_after: int = 10) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after

@@ -317,7 +317,8 @@ def test_the_responder_is_replaced_before_its_certificate_ends(home: Home):
         found = []
         for days in (0, 4, 1):
             clock[0] += days * 86400
-            found.append(status._current_responder(clock[0]).certificate.serial_number)
+            responder = await status._current_responder(clock[0])
+            found.append(responder.certificate.serial_number)
         return found
 
     first, same, second = home.store(serials)

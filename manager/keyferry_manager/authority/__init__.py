@@ -1,30 +1,32 @@
 """The certificate authority. ``Authority`` is what the rest of the manager knows of it.
 
-LocalAuthority keeps its keys in files. One in a token, or behind another EST server, is another
-class with these methods.
+LocalAuthority signs in this process, with a key in a file or in a token; RemoteAuthority asks
+another EST server, and its home holds no CA key.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keyferry_manager.authority.local import (
+from keyferry_manager.authority.chain import (
     Identified,
-    LocalAuthority,
     certificate_key,
     fingerprint,
     key_digest,
     record,
     serial_text,
 )
+from keyferry_manager.authority.local import LocalAuthority
 from keyferry_manager.store.records import Revoked
 
 __all__ = [
     "Authority",
     "Identified",
     "LocalAuthority",
+    "Signer",
     "certificate_key",
     "fingerprint",
     "key_digest",
@@ -36,6 +38,8 @@ __all__ = [
 class Authority(Protocol):
     """Issues certificates to devices, and recognises them."""
 
+    server_file: Path
+
     def cacerts(self) -> list[x509.Certificate]:
         """The certificates that a device needs: issuing CA first, root last."""
         ...
@@ -44,10 +48,45 @@ class Authority(Protocol):
         """The CA certificates over a leaf that ``identify`` knew, up to the root."""
         ...
 
-    def issue_device(
-        self, name: str, public_key: ec.EllipticCurvePublicKey, now: float | None = None
+    def identify(self, certificate_der: bytes) -> Identified:
+        """Which CA signed a leaf, and for whom; AuthenticationError when none of ours did."""
+        ...
+
+    def trusted_by_links(self) -> list[bytes]:
+        """DER of the CAs for the MQTT listener."""
+        ...
+
+    def trusted_by_enrolment(self) -> list[bytes]:
+        """DER of the CAs for the EST listener."""
+        ...
+
+    async def certify(
+        self,
+        name: str,
+        public_key: ec.EllipticCurvePublicKey,
+        request: bytes,
+        now: float | None = None,
+        *,
+        again: bool = False,
     ) -> x509.Certificate:
-        """A certificate for the device ``name``."""
+        """A certificate for the device ``name``. ``request`` is its PKCS#10 request, whose key is
+        ``public_key``; ``again`` says that it renews one."""
+        ...
+
+    async def keep_server(self) -> str:
+        """Renew the manager's own certificate when it is due; why, or empty."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is open."""
+        ...
+
+
+class Signer(Protocol):
+    """What only an authority with a key can do: say, signed, what is revoked."""
+
+    def cacerts(self) -> list[x509.Certificate]:
+        """Issuing CA first, root last."""
         ...
 
     def issue_responder(
@@ -60,8 +99,4 @@ class Authority(Protocol):
         self, revoked: Iterable[Revoked], number: int, this_update: float, next_update: float
     ) -> x509.CertificateRevocationList:
         """A CRL of the issuing CA."""
-        ...
-
-    def identify(self, certificate_der: bytes) -> Identified:
-        """Which CA signed a leaf, and for whom; AuthenticationError when none of ours did."""
         ...

@@ -38,7 +38,7 @@ class Profile:
     kind: str
     days: int
     path_length: int | None = None  # of a CA; None: not a CA
-    usage: x509.ObjectIdentifier | None = None  # extended key usage of a leaf
+    usage: tuple[x509.ObjectIdentifier, ...] = ()  # extended key usages of a leaf
 
     @property
     def is_ca(self) -> bool:
@@ -49,11 +49,11 @@ class Profile:
 ROOT = Profile("root", 20 * 365, path_length=1)
 ISSUING = Profile("issuing", 10 * 365, path_length=0)
 FACTORY_CA = Profile("factory-ca", 20 * 365, path_length=0)
-SERVER = Profile("server", 365, usage=ExtendedKeyUsageOID.SERVER_AUTH)
-DEVICE = Profile("device", 90, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
-FACTORY = Profile("factory", 10 * 365, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+SERVER = Profile("server", 365, usage=(ExtendedKeyUsageOID.SERVER_AUTH,))
+DEVICE = Profile("device", 90, usage=(ExtendedKeyUsageOID.CLIENT_AUTH,))
+FACTORY = Profile("factory", 10 * 365, usage=(ExtendedKeyUsageOID.CLIENT_AUTH,))
 # Short, because nobody asks whether a responder itself was revoked (RFC 6960, section 4.2.2.2.1).
-OCSP = Profile("ocsp", 7, usage=ExtendedKeyUsageOID.OCSP_SIGNING)
+OCSP = Profile("ocsp", 7, usage=(ExtendedKeyUsageOID.OCSP_SIGNING,))
 _EXTRAS: dict[str, tuple[type[x509.ExtensionType], ...]] = {
     "device": (x509.CRLDistributionPoints, x509.AuthorityInformationAccess),
     "ocsp": (x509.OCSPNoCheck,),
@@ -162,8 +162,8 @@ def sign(draft: Draft, issuer: Issuer) -> x509.Certificate:
             critical=False,
         )
     )
-    if profile.usage is not None:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([profile.usage]), critical=False)
+    if profile.usage:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(profile.usage), critical=False)
     if draft.alternative_names:
         names = x509.SubjectAlternativeName(draft.alternative_names)
         builder = builder.add_extension(names, critical=False)
@@ -191,8 +191,8 @@ def enforce(certificate: x509.Certificate, draft: Draft, issuer: Issuer) -> x509
             issuer.key.public_key()
         ),
     }
-    if profile.usage is not None:
-        wanted[x509.ExtendedKeyUsage] = x509.ExtendedKeyUsage([profile.usage])
+    if profile.usage:
+        wanted[x509.ExtendedKeyUsage] = x509.ExtendedKeyUsage(profile.usage)
     if draft.alternative_names:
         wanted[x509.SubjectAlternativeName] = x509.SubjectAlternativeName(draft.alternative_names)
     wanted.update({type(extra): extra for extra in draft.extras})

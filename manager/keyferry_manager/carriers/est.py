@@ -28,6 +28,7 @@ from keyferry_manager.config import Config
 from keyferry_manager.enrolment import Pending, Refused
 from keyferry_manager.hook import Hook
 from keyferry_manager.logs import log
+from keyferry_manager.problems import AuthorityUnavailable
 from keyferry_manager.store import Admission, AuditEntry, Store
 
 _LOG = logging.getLogger("keyferry.est")
@@ -192,6 +193,8 @@ class Est:
             return _later(pending)
         except KeyferryError as error:
             return self._refuse(operation, peer, admitted, enrolment.refusal(error))
+        except AuthorityUnavailable as problem:
+            return self._unavailable(operation, peer, admitted, problem)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
         except Exception:
@@ -254,7 +257,8 @@ class Est:
             raise Refused("too-many", f"{recent} certificates within the hour")
         if admitted.admission != "renewal":
             await self._approved(admitted, asked, der, peer, now)
-        certificate = self._authority.issue_device(name, asked.public_key, now)
+        again = admitted.admission == "renewal"
+        certificate = await self._authority.certify(name, asked.public_key, der, now, again=again)
         written = record(certificate, admitted.admission, now)
         fields = {
             "serial": written.serial,
@@ -305,6 +309,24 @@ class Est:
                 raise Refused("too-many", "approvals: the queue is full, or has this key already")
             log(_LOG, logging.INFO, "approval-asked", name=name, address=peer.address, key=key)
             raise Pending(name, config.approval_seconds)
+
+    def _unavailable(
+        self,
+        operation: str,
+        peer: ChannelPeer,
+        admitted: _Admitted | None,
+        problem: AuthorityUnavailable,
+    ) -> Response:
+        """Whoever signs is away. It is not the device's fault: 503, and when to come again."""
+        name = admitted.name if admitted else ""
+        fields = {"operation": operation, "error": "authority-unavailable"}
+        at, text = time.time(), str(problem)
+        self._audit(AuditEntry(at, "enrolment-failed", "failed", name, peer.address, text, fields))
+        log(_LOG, logging.ERROR, "enrolment-failed", name=name, detail=text, **fields)
+        refused = Refused("internal", hint="the certificate authority does not answer: try again")
+        response = _error(refused, {"Retry-After": str(problem.retry_after)})
+        response.status_code = 503
+        return response
 
     def _refuse(
         self, operation: str, peer: ChannelPeer, admitted: _Admitted | None, refused: Refused

@@ -19,7 +19,7 @@ from cryptography.x509 import ocsp
 from fastapi import FastAPI, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
-from keyferry_manager.authority import Authority
+from keyferry_manager.authority import Signer
 from keyferry_manager.authority.status import Question, Responder, refusal
 from keyferry_manager.config import Config
 from keyferry_manager.logs import log
@@ -43,7 +43,7 @@ class Status:
         self,
         config: Config,
         store: Store,
-        authority: Authority,
+        authority: Signer,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -125,7 +125,7 @@ class Status:
 
     async def _answer(self, der: bytes, cached: bool) -> Response:
         now = self._clock()
-        responder = self._current_responder(now)
+        responder = await self._current_responder(now)
         question = responder.read(der)
         if isinstance(question, Question):
             try:
@@ -147,7 +147,7 @@ class Status:
             revoked = await self._store.life.revoked(serial=known.serial, key=known.key)
         return responder.answer(question, known is not None, revoked, now, now + _OCSP_LIFE)
 
-    def _current_responder(self, now: float) -> Responder:
+    async def _current_responder(self, now: float) -> Responder:
         """One with a key of its own, in memory only, made anew before its certificate ends."""
         responder = self._responder
         if responder is not None:
@@ -156,6 +156,8 @@ class Status:
             if start <= now and end - now > (end - start) / 3:
                 return responder
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._authority.issue_responder(key.public_key(), now)
+        certificate = await asyncio.to_thread(
+            self._authority.issue_responder, key.public_key(), now
+        )
         self._responder = Responder(self._authority.cacerts()[0], key, certificate)
         return self._responder

@@ -10,7 +10,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -60,6 +60,28 @@ def init(
         str | None,
         typer.Option(parser=host_parser, metavar="HOST", help="Where devices reach this manager."),
     ] = None,
+    authority: Annotated[
+        Literal["local", "pkcs11"],
+        typer.Option(help="Where the key of the issuing CA is: a file, or a token that signs."),
+    ] = "local",
+    pkcs11_module: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="pkcs11: the token's library, as libsofthsm2.so."),
+    ] = None,
+    pkcs11_token: Annotated[
+        str, typer.Option(metavar="LABEL", help="pkcs11: the token's label.")
+    ] = "",
+    pkcs11_key: Annotated[
+        str,
+        typer.Option(metavar="LABEL", help="pkcs11: the key pair; made when it is not there."),
+    ] = "keyferry issuing CA",
+    pkcs11_pin_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="pkcs11: a file with the PIN, mode 0600. Without it: KEYFERRY_PKCS11_PIN.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a manager's home: CA, server certificate, database and configuration.
@@ -72,32 +94,40 @@ def init(
         mqtt_port=mqtt_port,
         est_port=est_port,
         public_host=public_host or "",
+        authority=authority,
+        pkcs11_module=_whole(pkcs11_module),
+        pkcs11_token=pkcs11_token,
+        pkcs11_key=pkcs11_key,
+        pkcs11_pin_file=_whole(pkcs11_pin_file),
     )
+    if authority == "pkcs11" and not (pkcs11_module and pkcs11_token):
+        raise typer.BadParameter("--authority pkcs11 needs --pkcs11-module and --pkcs11-token.")
     directory = directory.absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigProblem(
             f"{directory} exists already and is not overwritten: choose another directory, or "
             "move it away."
         )
-    authority = _make_home(directory, text)
+    made_authority = _make_home(directory, text)
     made = {
         "home": str(directory),
         "realm": realm,
         "config": str(directory / FILE_NAME),
         "root_certificate": str(directory / "ca" / "root.pem"),
-        "root_expires": utc(authority.root.not_valid_after_utc.timestamp()),
-        "issuing_expires": utc(authority.issuing.not_valid_after_utc.timestamp()),
-        "factory_expires": utc(authority.factory.not_valid_after_utc.timestamp()),
+        "root_expires": utc(made_authority.root.not_valid_after_utc.timestamp()),
+        "issuing_expires": utc(made_authority.issuing.not_valid_after_utc.timestamp()),
+        "factory_expires": utc(made_authority.factory.not_valid_after_utc.timestamp()),
     }
     if as_json:
         write_json(made)
         return
     write(Text(f"A manager for {realm}, in {directory}", style="bold"))
+    in_token = "; its key is in the token" if authority == "pkcs11" else ""
     for name, what in (
         (FILE_NAME, "the settings, with comments"),
         (POLICY_NAME, "who may do what with whom; it allows nothing yet"),
         ("ca/root.*", "root CA: the one thing that devices trust"),
-        ("ca/issuing.*", "issuing CA: signs devices and the server"),
+        ("ca/issuing.*", "issuing CA: signs devices and the server" + in_token),
         ("ca/factory.*", "factory CA: signs what lets a device enrol"),
         ("server.pem", "the server's key and certificate, renewed by itself"),
         ("keyferry.db", "devices, certificates, rules, audit trail"),
@@ -109,6 +139,10 @@ def init(
     write("Next:")
     write(Text(f"  keyferry serve{option}"))
     write(Text(f"  keyferry device add pump-7 --factory{option}"))
+
+
+def _whole(path: Path | None) -> str:
+    return "" if path is None else str(path.absolute())
 
 
 def _make_home(directory: Path, text: str) -> LocalAuthority:

@@ -1,0 +1,203 @@
+"""The public half of an authority: its certificates, and whom they recognise. No private key.
+
+Every kind of authority has it, also one whose keys are in another process or another building.
+"""
+
+import hashlib
+import ipaddress
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from keyferry_core.errors import AuthenticationError, DecodeError
+from keyferry_core.names import check_name, parse_identity
+from keyferry_manager.authority import files, passes
+from keyferry_manager.config import Config
+from keyferry_manager.problems import AuthorityProblem
+from keyferry_manager.store import Admission, Certificate
+
+CA_FOLDER = "ca"
+SERVER_FILE = "server.pem"
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """A leaf certificate that one of our CAs signed: which one, and for whom."""
+
+    kind: Literal["device", "factory"]
+    name: str
+    serial: str
+    fingerprint: str
+    certificate: x509.Certificate
+
+
+class Chain:
+    """The CA certificates in a home: ``root``, ``issuing`` under it, and ``factory`` beside it."""
+
+    def __init__(self, config: Config) -> None:
+        """Load the certificates; AuthorityProblem says what is amiss."""
+        self._config = config
+        self._folder = config.home / CA_FOLDER
+        self.server_file = config.home / SERVER_FILE
+        self.root = self._certificate("root")
+        self.issuing = self._certificate("issuing")
+        self.factory = self._certificate("factory")
+        try:
+            self.issuing.verify_directly_issued_by(self.root)
+        except (ValueError, TypeError, InvalidSignature):
+            raise AuthorityProblem(
+                f"{self._folder}/issuing.pem is not signed by root.pem: restore both from one "
+                "backup."
+            ) from None
+        made_for = self.issuing.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+        if [str(item.value) for item in made_for] != [config.realm[: passes.MAX_LABEL]]:
+            raise AuthorityProblem(
+                f"the CA in {self._folder} is not of realm {config.realm}: put the old realm back "
+                "into keyferry.toml, or make a new home with 'keyferry init'."
+            )
+
+    def cacerts(self) -> list[x509.Certificate]:
+        """What a device trusts and sends along: issuing CA, root."""
+        return [self.issuing, self.root]
+
+    def over(self, identified: Identified) -> list[x509.Certificate]:
+        """The CA certificates over a leaf that ``identify`` knew, up to the root."""
+        return [self.factory] if identified.kind == "factory" else self.cacerts()
+
+    def trusted_by_links(self) -> list[bytes]:
+        """DER of the CAs for the MQTT listener. The factory CA is no part of it."""
+        return [certificate_der(self.root), certificate_der(self.issuing)]
+
+    def trusted_by_enrolment(self) -> list[bytes]:
+        """DER of the CAs for the EST listener: a device comes with either certificate."""
+        return [*self.trusted_by_links(), certificate_der(self.factory)]
+
+    def server_renewal_reason(self, now: float | None = None) -> str:
+        """Why the server's certificate must be renewed; empty while it need not.
+
+        The reasons: less than a third of its life is left, its names are not those of the
+        configuration, another CA issued it, or it is absent.
+        """
+        now = time.time() if now is None else now
+        if not self.server_file.exists():
+            return "absent"
+        files.load_key(self.server_file)  # its mode, and that it is a key
+        certificate = files.load_certificates(self.server_file)[0]
+        start = certificate.not_valid_before_utc.timestamp()
+        end = certificate.not_valid_after_utc.timestamp()
+        if end - now < (end - start) / 3:
+            return "due"
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if list(names) != list(self.server_names()):
+            return "names-changed"
+        return "" if signed_by(certificate, self.issuing) else "issuer-changed"
+
+    def server_names(self) -> tuple[x509.GeneralName, ...]:
+        """The names and addresses that the server's certificate is for."""
+        config = self._config
+        wanted = [config.realm, "localhost", "127.0.0.1", *config.server_names]
+        if config.public_host:
+            wanted.append(config.public_host)
+        return tuple(general_name(text) for text in dict.fromkeys(wanted))
+
+    def identify(self, certificate_der: bytes) -> Identified:
+        """Which of our CAs signed this leaf, and for which name.
+
+        Dates are the TLS layer's to check. AuthenticationError when it is none of ours, or not
+        of the shape that we issue.
+        """
+        try:
+            certificate = x509.load_der_x509_certificate(certificate_der)
+            common = check_name(passes.common_name(certificate.subject))
+            if signed_by(certificate, self.factory):
+                return _identified("factory", common, certificate)
+            if not signed_by(certificate, self.issuing):
+                raise AuthenticationError("not signed by a CA of this manager")
+            extensions = certificate.extensions
+            usage = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+            names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+            if tuple(usage) != passes.DEVICE.usage or len(uris) != 1 or len(list(names)) != 1:
+                raise AuthenticationError("not a device's certificate")
+            if parse_identity(uris[0]) != (common, self._config.realm):
+                raise AuthenticationError("the certificate is not for this name and realm")
+        except (*files.UNREADABLE, x509.ExtensionNotFound, DecodeError) as error:
+            raise AuthenticationError(f"not a device's certificate: {error}") from None
+        return _identified("device", common, certificate)
+
+    def _certificate(self, which: str) -> x509.Certificate:
+        return files.load_certificates(self._folder / f"{which}.pem")[0]
+
+
+def serial_text(certificate: x509.Certificate) -> str:
+    """The serial as the store writes it: 32 hexadecimal digits."""
+    return f"{certificate.serial_number:032x}"
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 of the DER certificate, 64 hexadecimal digits."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def key_digest(key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 of the SubjectPublicKeyInfo, 64 hexadecimal digits."""
+    spki = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(spki).hexdigest()
+
+
+def certificate_key(certificate: x509.Certificate) -> str:
+    """``key_digest`` of a certificate's key, which must be on a curve."""
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return key_digest(key)
+
+
+def record(certificate: x509.Certificate, admission: Admission, now: float) -> Certificate:
+    """What the store keeps of a device's certificate that was issued now."""
+    return Certificate(
+        serial=serial_text(certificate),
+        device=passes.common_name(certificate.subject),
+        not_before=int(certificate.not_valid_before_utc.timestamp()),
+        not_after=int(certificate.not_valid_after_utc.timestamp()),
+        fingerprint=fingerprint(certificate),
+        key=certificate_key(certificate),
+        der=certificate_der(certificate),
+        admission=admission,
+        issued_at=now,
+    )
+
+
+def general_name(text: str) -> x509.GeneralName:
+    """A host as a certificate writes it: an IP address, or a DNS name."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
+def certificate_der(certificate: x509.Certificate) -> bytes:
+    """The certificate in DER."""
+    return certificate.public_bytes(serialization.Encoding.DER)
+
+
+def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether ``issuer`` stands directly over ``certificate``, and its signature verifies."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (*files.UNREADABLE, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _identified(
+    kind: Literal["device", "factory"], name: str, certificate: x509.Certificate
+) -> Identified:
+    return Identified(kind, name, serial_text(certificate), fingerprint(certificate), certificate)

@@ -46,9 +46,14 @@ _PASSING = (
     "keyferry_agent.store",
     "keyferry_core.est_codec",
     "keyferry_core.csr",
+    "keyferry_core.rpk",
 )
 # And those that are needed only while keys are exchanged.
-_HANDSHAKE = ("keyferry_core.edhoc.initiator", "keyferry_core.edhoc.responder")
+_HANDSHAKE = (
+    "keyferry_core.edhoc.initiator",
+    "keyferry_core.edhoc.responder",
+    "keyferry_core.rpk",
+)
 
 
 def _forget(names: tuple = _PASSING) -> None:
@@ -88,6 +93,7 @@ class Agent:
         self._enrolment = enrolment
         self._secure = carrier is None
         self._tls = None
+        self._endorsed = b""  # our key for the profile rpk, to be registered
         self._requests: dict[int, list] = {}  # id: [Event, answer or error]
         self._request_id = 0
         self._instance = self.crypto.random(s.INSTANCE_LENGTH)
@@ -136,17 +142,23 @@ class Agent:
         self._up.clear()
         self._event("stopped")
 
-    async def connect(self, name: str, timeout: int = CONNECT_TIMEOUT) -> "PeerSession":
+    async def connect(
+        self, name: str, timeout: int = CONNECT_TIMEOUT, profile: str = ""
+    ) -> "PeerSession":
         """A session with the device ``name``, which holds the same keys when this returns.
 
-        RemoteError with the reason ("access-denied", "unknown-name", "peer-offline",
-        "declined", "timeout"…), LocalError("too-many").
+        ``profile``: "cert" or "rpk", by default the configured one; docs/keys.md says what they
+        are. RemoteError with the reason ("access-denied", "unknown-name", "peer-offline",
+        "declined", "unsupported", "timeout"…), LocalError("too-many").
         """
         check_name(name)
+        if profile not in ("", "cert", "rpk"):
+            raise LocalError("bad-argument", "no such profile")
         await self._wait_up(timeout)
         if name == self.config.name:
             raise LocalError("bad-argument", "a session with ourselves")
-        return await self.sessions.connect(name, timeout)
+        number = s.PROFILE_RPK if (profile or self.config.profile) == "rpk" else s.PROFILE_CERT
+        return await self.sessions.connect(name, timeout, number)
 
     def incoming(self) -> "Sessions":
         """``async for session in agent.incoming()``: sessions that peers begin, until ``stop``."""
@@ -155,9 +167,11 @@ class Agent:
         return self.sessions
 
     async def resolve(self, name: str) -> dict:
-        """What the manager knows of ``name``: {"name", "online", "addresses", "certificate"}.
+        """What the manager knows of ``name``: {"name", "online", "addresses", "certificate",
+        "public_key"}.
 
-        ``certificate`` is DER or None. RemoteError "unknown-name", "access-denied", "timeout".
+        ``certificate`` is DER or None; ``public_key`` is its endorsed key for the profile rpk, or
+        None. RemoteError "unknown-name", "access-denied", "timeout".
         """
         await self._wait_up(ANSWER_TIMEOUT)
         answer = await self._ask({s.TYPE: s.RESOLVE, s.NAME: check_name(name)}, s.RESOLVED)
@@ -166,6 +180,7 @@ class Agent:
             "online": answer[s.ONLINE],
             "addresses": answer[s.ADDRESSES],
             "certificate": answer.get(s.CREDENTIAL),
+            "public_key": answer.get(s.PUBLIC_KEY),
         }
 
     async def renew(self, new_key: bool = False) -> None:
@@ -206,7 +221,15 @@ class Agent:
         from keyferry_core.session import Identity
         from keyferry_core.trust import Trust
 
-        own = Identity(config.name, config.realm, ready.private, ready.public, ready.certificate)
+        self._endorsed = ready.endorsed
+        own = Identity(
+            config.name,
+            config.realm,
+            ready.private,
+            ready.public,
+            ready.certificate,
+            ready.agreement,
+        )
         trust = Trust(self.crypto, config.realm, ready.issuer)
         if self.sessions is None:
             self.sessions = Sessions(config, self.crypto, own, trust, self._send, self._event)
@@ -297,7 +320,7 @@ class Agent:
             await carrier.open()
             self._event("link-up")
             tasks.append(asyncio.create_task(self._read(failed)))
-            await self._register()
+            await self._register(True)
             grace = self.config.session_grace
             if self._lost is not None and clock.uptime() - self._lost > grace:
                 # The manager has told our peers already that we are gone.
@@ -324,15 +347,15 @@ class Agent:
             for request in self._requests.values():
                 self._answer(request, failed[0])
 
-    async def _register(self) -> None:
-        answer = await self._ask(
-            {
-                s.TYPE: s.REGISTER,
-                s.INSTANCE: self._instance,
-                s.ADDRESSES: self.config.addresses,
-            },
-            s.REGISTERED,
-        )
+    async def _register(self, first: bool = False) -> None:
+        message = {
+            s.TYPE: s.REGISTER,
+            s.INSTANCE: self._instance,
+            s.ADDRESSES: self.config.addresses,
+        }
+        if first and self._endorsed:  # the manager keeps it for as long as the link stands
+            message[s.PUBLIC_KEY] = self._endorsed
+        answer = await self._ask(message, s.REGISTERED)
         expires = answer[s.EXPIRES]
         self._refresh_at = clock.uptime() + expires // 2
         self.sessions.leg = [answer[s.SEEN], s.TRANSPORT_MQTT_TLS, True]

@@ -24,7 +24,9 @@ _NUMBERS = {
     "receive_queue": (1, 256, 16),  # records a session holds for its application
     "session_grace": (0, 3600, 30),  # seconds; the manager's setting of the same name
 }
-_KEYS = ("name", "realm", "host", "addresses") + tuple(_NUMBERS)
+# What connect() asks for. All but cert-only also keep a key for rpk and answer either.
+_PROFILES = ("cert", "rpk", "cert-only")
+_KEYS = ("name", "realm", "host", "addresses", "profile") + tuple(_NUMBERS)
 
 
 class ConfigError(LocalError):
@@ -62,6 +64,7 @@ class Config:
     realm: str
     host: str
     addresses: list
+    profile: str
     mqtt_port: int
     est_port: int
     keep_alive: int
@@ -96,6 +99,9 @@ def parse(values: object, folder: str = "/") -> Config:
     for address in config.addresses:
         if not isinstance(address, str) or not 0 < len(address) <= 64:
             raise ConfigError("config.json: addresses: at most 4 of HOST:PORT")
+    config.profile = values.get("profile", "cert")
+    if config.profile not in _PROFILES:
+        raise ConfigError("config.json: profile: expected cert, rpk or cert-only")
     for key in _NUMBERS:
         low, high, default = _NUMBERS[key]
         value = values.get(key, default)

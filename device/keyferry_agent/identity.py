@@ -31,7 +31,9 @@ RENEW_PART = 3
 
 class Ready:
     """What the agent needs: ``config``, the fields of the identity, ``renew_at`` (Unix seconds),
-    and for TLS ``root`` and ``key``, both DER. No methods: see config.Config.
+    and for TLS ``root`` and ``key``, both DER. ``agreement``: the (private, public) pair for the
+    profile rpk, or None, and ``endorsed``, its public key as the manager takes it, or b"".
+    No methods: see config.Config.
     """
 
     config: files.Config
@@ -39,6 +41,8 @@ class Ready:
     public: bytes
     certificate: bytes
     issuer: bytes
+    agreement: tuple | None
+    endorsed: bytes
     renew_at: int
     root: bytes
     key: bytes
@@ -94,6 +98,10 @@ async def obtain(
             event("enrol-failed", error=error.name, detail=error.detail, retry_ms=wait)
             await asyncio.sleep(wait / 1000)
             delay = min(2 * delay, BACKOFF[1])
+    ready.agreement = None
+    ready.endorsed = b""
+    if config.profile != "cert-only":
+        ready.agreement, ready.endorsed = _agreement(store, crypto, event, ready)
     if secure:
         from keyferry_core.csr import private_key_der
 
@@ -134,6 +142,27 @@ async def _renewed_late(
         event("renewal-refused", error=error.name, detail=error.detail)
         return False
     return True
+
+
+def _agreement(
+    store: Store, crypto: "Crypto", event: "Callable[..., None]", ready: Ready
+) -> tuple[tuple, bytes]:
+    """The key pair for the profile rpk, and the public key endorsed by the certificate's key.
+
+    It is made here when there is none: after enrolment, with a new certificate key, and on the
+    first start after an update from a version that had no such key.
+    """
+    from keyferry_core import rpk
+
+    kept = store.agreement
+    if kept is None:
+        private, public = crypto.generate()
+        kept = private, rpk.endorse(crypto, ready.private, ready.config.name, public)
+        store.set_agreement(*kept)
+        event("agreement-key-made", curve="P-256", key_id=rpk.key_id(public).hex())
+    private, endorsed = kept
+    _, credential, _, _ = rpk.parse_endorsed(endorsed)
+    return (private, credential.public), endorsed
 
 
 def _usable(

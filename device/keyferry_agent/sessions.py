@@ -185,13 +185,13 @@ class Sessions:
             await self._news.wait()
         return self._incoming.pop(0)
 
-    async def connect(self, peer: str, timeout: int) -> PeerSession:
+    async def connect(self, peer: str, timeout: int, profile: int = s.PROFILE_CERT) -> PeerSession:
         """A confirmed session with ``peer``. RemoteError, LocalError."""
         if self._full():
             raise LocalError("too-many", "max_sessions are open")
         gc.collect()
         initiator = Initiator(
-            self.identity, self.trust, self._crypto, peer, ephemeral=self._take_ahead()
+            self.identity, self.trust, self._crypto, peer, profile, self._take_ahead()
         )
         session_id = initiator.session_id
         attempt = self._attempts[session_id] = _Attempt(initiator)

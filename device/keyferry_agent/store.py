@@ -18,12 +18,15 @@ _MAX_FILE = 6144
 
 # keys of the map: (length of the bytes: smallest, largest)
 _GENERATION, _PENDING, _NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER = range(1, 8)
+_AGREEMENT, _ENDORSED = 8, 9
 _BYTES = {
     # 32 bytes, or what a secure element hands out in place of a key
     _PENDING: (1, 128),
     _PRIVATE: (1, 128),
     _CERTIFICATE: (1, 2048),
     _ISSUER: (1, 2048),
+    _AGREEMENT: (1, 128),
+    _ENDORSED: (1, 280),
 }
 _IDENTITY = (_NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER)
 
@@ -55,6 +58,8 @@ def _well_formed(state: object, slot: int) -> bool:
         elif key != _GENERATION:
             return False
     have = [key in state for key in _IDENTITY]
+    if (_AGREEMENT in state) != (_ENDORSED in state) or (_AGREEMENT in state and not all(have)):
+        return False
     return all(have) or not any(have)
 
 
@@ -72,8 +77,10 @@ class Store:
     """The identity of one device.
 
     ``pending`` is the private key that an enrolment is under way for, or None. ``identity`` is
-    None or (name, realm, private key, certificate, issuer), the last two DER. ``damaged``
-    counts files that were there and not whole: 1 is what a power cut leaves, 2 is broken flash.
+    None or (name, realm, private key, certificate, issuer), the last two DER. ``agreement`` is
+    None or the key for the profile rpk: (private key, the public one endorsed by the identity's
+    key); it goes when the identity's key does. ``damaged`` counts files that were there and not
+    whole: 1 is what a power cut leaves, 2 is broken flash.
     """
 
     def __init__(self, folder: str = "/") -> None:
@@ -105,6 +112,12 @@ class Store:
             return None
         return tuple([self._state[key] for key in _IDENTITY])
 
+    @property
+    def agreement(self) -> tuple | None:
+        if _AGREEMENT not in self._state:
+            return None
+        return self._state[_AGREEMENT], self._state[_ENDORSED]
+
     def set_pending(self, private: bytes) -> None:
         """Keep the key of an enrolment before it starts, so that a retry uses the same one."""
         state = dict(self._state)
@@ -114,7 +127,12 @@ class Store:
     def set_identity(
         self, name: str, realm: str, private: bytes, certificate: bytes, issuer: bytes
     ) -> None:
-        """Take over a new identity; the pending key and the old identity go."""
+        """Take over a new identity; the pending key and the old identity go.
+
+        A key that is replaced is in neither file afterwards, and neither is an agreement key that
+        it endorsed.
+        """
+        replaced = self._state.get(_PRIVATE, private) != private
         state = {
             _NAME: name,
             _REALM: realm,
@@ -122,6 +140,20 @@ class Store:
             _CERTIFICATE: certificate,
             _ISSUER: issuer,
         }
+        if not replaced and self.agreement is not None and self._state[_NAME] == name:
+            state[_AGREEMENT], state[_ENDORSED] = self.agreement
+        self._commit(state)
+        if replaced:
+            try:
+                self._commit(dict(state))
+            except StoreError:
+                pass  # the new identity is whole; what it replaced goes with the next write
+
+    def set_agreement(self, private: bytes, endorsed: bytes) -> None:
+        """Keep the key for the profile rpk, beside the identity whose key endorsed it."""
+        state = dict(self._state)
+        state[_AGREEMENT] = private
+        state[_ENDORSED] = endorsed
         self._commit(state)
 
     def _path(self, slot: int) -> str:

@@ -57,21 +57,20 @@ class Identity:
     ) -> None:
         self.name = name
         self.realm = realm
-        self._by_profile = {
-            s.PROFILE_CERT: (METHOD_SIGN_SIGN, by_x5t(certificate, public), private)
-        }
-        if agreement is not None:
-            # only the profile rpk needs this, and a board without it saves the memory
-            from keyferry_core import rpk
-
-            credential = rpk.credential(name, agreement[1])
-            self._by_profile[s.PROFILE_RPK] = (METHOD_STATIC_STATIC, credential, agreement[0])
+        self._signing = (METHOD_SIGN_SIGN, by_x5t(certificate, public), private)
+        self._agreement = agreement
 
     def for_profile(self, profile: int) -> tuple:
         """``(EDHOC method, credential, private key)``. RemoteError for one that is not spoken."""
-        if profile not in self._by_profile:
+        if profile == s.PROFILE_CERT:
+            return self._signing
+        if profile != s.PROFILE_RPK or self._agreement is None:
             raise RemoteError("unsupported", "profile " + str(profile) + " is not spoken here")
-        return self._by_profile[profile]
+        # made when it is needed: a board that only speaks cert saves the memory
+        from keyferry_core import rpk
+
+        private, public = self._agreement
+        return METHOD_STATIC_STATIC, rpk.credential(self.name, public), private
 
 
 def binding(session_id: bytes, name_i: str, name_r: str, realm: str, profile: int) -> bytes:

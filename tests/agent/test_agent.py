@@ -33,10 +33,10 @@ def test_two_agents_meet_and_talk():
                 await other.send(bytes([number, number]))
                 assert await other.recv() == bytes([number])
                 assert await session.recv() == bytes([number, number])
-            assert a.events.names()[:2] == ["link-up", "registered"]
+            assert a.events.names()[:3] == ["agreement-key-made", "link-up", "registered"]
             assert a.events.all("registered")[0]["seen"] == "192.0.2.7:1234"
             order = ["connect-sent", "message-1", "message-2", "message-3", "session-up"]
-            assert a.events.names()[2:7] == order
+            assert a.events.names()[3:8] == order
             sizes = [a.events.all(step)[0]["bytes"] for step in order[1:4]]
             assert sizes == [b.events.all(step)[0]["bytes"] for step in order[1:4]]
             assert a.events.all("session-up")[0]["fingerprint"] == session.fingerprint.hex()
@@ -139,6 +139,7 @@ def test_refusals_of_the_manager_have_their_names():
                 "online": False,
                 "addresses": [],
                 "certificate": None,
+                "public_key": None,
             }
 
     run(main())
@@ -438,7 +439,7 @@ def test_a_useless_connect_is_rejected_with_its_reason():
         async with Party(hub, "panel-1") as a, Party(hub, "pump-7") as b:
             for number, (profile, message_1, error) in enumerate(
                 (
-                    (1, bytes(37), "unsupported"),
+                    (1, bytes(37), "malformed"),  # without the key that the profile needs
                     (0, b"\xff", "key-exchange-failed"),
                     (0, bytes(37), "key-exchange-failed"),
                 )

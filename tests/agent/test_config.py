@@ -13,6 +13,7 @@ def test_defaults():
     assert found.host == "plant.example"
     assert (found.mqtt_port, found.est_port, found.keep_alive) == (8883, 8443, 60)
     assert found.addresses == []
+    assert found.profile == "cert"
 
 
 def test_values():
@@ -21,9 +22,11 @@ def test_values():
     values["est_port"] = 65535
     values["addresses"] = ["10.0.0.1:7000"]
     values["keep_alive"] = 5
+    values["profile"] = "rpk"
     found = config.parse(values, "/x/")
     assert (found.name, found.realm, found.host) == ("pump-7", "plant.example", "192.0.2.1")
     assert (found.mqtt_port, found.est_port, found.keep_alive) == (1, 65535, 5)
+    assert found.profile == "rpk"
     assert found.addresses == ["10.0.0.1:7000"]
     assert found.folder == "/x/"
 
@@ -51,6 +54,9 @@ def test_what_is_wrong_is_named():
         ("addresses", [1]),
         ("addresses", [""]),
         ("addresses", ["x"] * 5),
+        ("profile", "x5chain"),
+        ("profile", 1),
+        ("profile", None),
         ("typo", 1),
     ):
         values = dict(GOOD)

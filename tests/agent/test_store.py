@@ -200,7 +200,8 @@ def test_pending_then_identity_then_renewal():
             store = Store(place.path)
             assert store.identity == NEW
             assert store.pending is None
-            assert store.generation == 4
+            # the key that was replaced was written over, which took one write more
+            assert store.generation == 5
             assert store.damaged == 0
         finally:
             place.close()
@@ -274,6 +275,68 @@ def test_power_cut_at_every_write_of_a_renewal():
     assert _cut_everywhere(before, lambda store: store.set_pending(NEW[2]), (NEW[2], OLD)) > 5
 
 
+AGREEMENT = (b"\x03" * 32, b"endorsed by the key of OLD")
+
+
+def test_a_store_of_an_earlier_version_takes_an_agreement_key():
+    for make in places():
+        place = make()
+        try:
+            # what a version without such keys wrote
+            state = {1: 1, 3: OLD[0], 4: OLD[1], 5: OLD[2], 6: OLD[3], 7: OLD[4]}
+            body = cbor.encode(state)
+            _write(place.path + "/identity.1", b"KFS1" + sha256(body) + body)
+            store = Store(place.path)
+            assert (store.identity, store.agreement, store.damaged) == (OLD, None, 0)
+            store.set_agreement(*AGREEMENT)
+            store = Store(place.path)
+            assert (store.identity, store.agreement, store.damaged) == (OLD, AGREEMENT, 0)
+        finally:
+            place.close()
+
+
+def test_an_agreement_key_lives_as_long_as_the_key_that_endorsed_it():
+    for make in places():
+        place = make()
+        try:
+            store = Store(place.path)
+            raises(StoreError, store.set_agreement, *AGREEMENT)  # nothing endorses it
+            store.set_identity(*OLD)
+            store.set_agreement(*AGREEMENT)
+            store.set_pending(NEW[2])
+            assert Store(place.path).agreement == AGREEMENT
+            same_key = NEW[:2] + OLD[2:3] + NEW[3:]
+            store.set_identity(*same_key)
+            store = Store(place.path)
+            assert (store.identity, store.agreement) == (same_key, AGREEMENT)
+            store.set_identity(*NEW)
+            assert store.agreement is None
+            assert Store(place.path).agreement is None
+            for slot in "01":
+                data = _read(place.path + "/identity." + slot)
+                assert NEW[2] in data
+                for gone in (OLD[2], AGREEMENT[0], AGREEMENT[1]):
+                    assert gone not in data
+        finally:
+            place.close()
+
+
+def test_power_cut_at_every_write_of_an_agreement_key():
+    def before(store):
+        store.set_identity(*OLD)
+
+    kept = []
+
+    def change(store):
+        store.set_agreement(*AGREEMENT)
+        kept.append(store.agreement)
+
+    assert _cut_everywhere(before, change, (None, OLD)) > 3
+    assert kept
+    for found in kept:
+        assert found == AGREEMENT
+
+
 def _write(path, data):
     with open(path, "wb") as file:
         file.write(data)
@@ -289,7 +352,7 @@ def test_a_damaged_file_is_never_believed():
     try:
         store = Store(place.path)
         store.set_identity(*OLD)
-        store.set_identity(*NEW)
+        store.set_identity(*NEW[:2], OLD[2], *NEW[3:])  # renewed for the same key
         newest = place.path + "/identity.0"
         good = _read(newest)
         for at in (0, 4, 20, 36, 40, 100, len(good) - 1):
@@ -347,6 +410,10 @@ def test_contents_with_a_good_checksum_are_checked_as_well():
             {6: bytes(2049)},
             {7: "d"},
             {8: 1},
+            {8: bytes(32)},
+            {9: bytes(100)},
+            {8: bytes(32), 9: bytes(281)},
+            {10: b"e"},
             {7: None},
         ):
             state = dict(whole)

@@ -64,8 +64,8 @@ def test_a_private_key_is_found_in_a_flash_and_no_other_one(tmp_path: Path) -> N
     raw = key.private_numbers().private_value.to_bytes(32, "big")
     wrong = other.private_numbers().private_value.to_bytes(32, "big")
     files = [b"nothing here", b"\x58\x20" + wrong, b"head\x58\x20" + raw + b"tail"]
-    assert private_key_of(certificate, files) == raw
-    assert private_key_of(certificate, files[:2]) is None
+    assert private_key_of(certificate.public_key(), files) == raw
+    assert private_key_of(certificate.public_key(), files[:2]) is None
 
 
 def test_one_failed_check_is_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,6 +183,8 @@ class Hub:
         self.expires = 3600
         self.allow_opening = True
         self.instances = {}
+        self.keys = {}
+        self.small = []  # sessions with the profile rpk
 
     async def open(self):
         if not self.allow_opening:
@@ -236,6 +238,8 @@ class Hub:
             self.error(link, self.refuse[kind], message)
         elif kind == s.REGISTER:
             self.instances[link.name] = message[s.INSTANCE]
+            if s.PUBLIC_KEY in message:
+                self.keys[link.name] = message[s.PUBLIC_KEY]
             self.reply(
                 link,
                 {
@@ -246,16 +250,16 @@ class Hub:
                 },
             )
         elif kind == s.RESOLVE:
-            self.reply(
-                link,
-                {
-                    s.TYPE: s.RESOLVED,
-                    s.ID: message[s.ID],
-                    s.NAME: message[s.NAME],
-                    s.ONLINE: message[s.NAME] in self.links,
-                    s.ADDRESSES: [],
-                },
-            )
+            answer = {
+                s.TYPE: s.RESOLVED,
+                s.ID: message[s.ID],
+                s.NAME: message[s.NAME],
+                s.ONLINE: message[s.NAME] in self.links,
+                s.ADDRESSES: [],
+            }
+            if answer[s.ONLINE] and answer[s.NAME] in self.keys:
+                answer[s.PUBLIC_KEY] = self.keys[answer[s.NAME]]
+            self.reply(link, answer)
         else:
             peer = self.links.get(message[s.TO])
             if peer is None:
@@ -266,6 +270,10 @@ class Hub:
                 message[s.ROUTE] = [list(stated) + [True], ["192.0.2.1:8883", 1, True, True]]
                 if s.CREDENTIAL not in message:
                     message[s.CREDENTIAL] = certificate(message[s.FROM])
+                if message.get(s.PROFILE) == s.PROFILE_RPK:
+                    self.small.append(message[s.SESSION])
+                if message[s.SESSION] in self.small and message[s.FROM] in self.keys:
+                    message[s.PUBLIC_KEY] = self.keys[message[s.FROM]]
             peer.deliver(cbor.encode(message))
 
     def reply(self, link, message):

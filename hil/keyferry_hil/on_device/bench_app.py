@@ -1,6 +1,7 @@
 """The application of a device on the bench: does what JSON lines on its console say.
 
-{"do": "connect", "to": NAME}             a session with NAME; "connected" or "connect-failed"
+{"do": "connect", "to": NAME}             a session with NAME; "connected" or "connect-failed";
+                                          "profile": "cert" or "rpk" where not the configured one
 {"do": "send", "to": NAME, "count": N}    N records with random contents, each "record-sent"
 {"do": "close", "to": NAME}               close the session; "closed"
 {"do": "resolve", "name": NAME}           "resolved" or "resolve-failed"
@@ -68,9 +69,9 @@ class Bench:
         if self._sessions.get(session.peer) is session:
             del self._sessions[session.peer]
 
-    async def do_connect(self, to: str) -> None:
+    async def do_connect(self, to: str, profile: str = "") -> None:
         try:
-            session = await self._agent.connect(to)
+            session = await self._agent.connect(to, profile=profile)
         except KeyferryError as error:
             report("connect-failed", peer=to, error=error.name, text=error.text)
             return

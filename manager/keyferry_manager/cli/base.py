@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a problem, 2 wrong usage.
 """
 
 import asyncio
+import enum
 import json
 import os
 import re
@@ -35,6 +36,13 @@ _UNITS = {"m": 60, "h": 3600, "d": 86400}
 _LONGEST = 31 * 86400
 _PIPE_WIDTH = 2000
 _WATCH_INTERVAL = 0.5
+
+
+class Profile(enum.StrEnum):
+    """How two devices agree on keys: docs/keys.md."""
+
+    CERT = "cert"
+    RPK = "rpk"
 
 
 class ProblemGroup(TyperGroup):

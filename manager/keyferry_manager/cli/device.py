@@ -24,6 +24,7 @@ from keyferry_manager.cli.base import (
     JsonOption,
     NameArgument,
     ProblemGroup,
+    Profile,
     app,
     duration_parser,
     home_option,
@@ -101,6 +102,9 @@ def add(
     ] = None,
     mqtt_port: PortOption = None,
     est_port: PortOption = None,
+    profile: Annotated[
+        Profile, typer.Option(help="What it asks its peers for; it answers either: docs/keys.md.")
+    ] = Profile.CERT,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -123,7 +127,7 @@ def add(
             raise Problem(
                 f"{folder} exists already and is not overwritten: choose another with --out."
             )
-        entries = _common_files(config, authority, name, host, mqtt_port, est_port)
+        entries = _common_files(config, authority, name, host, mqtt_port, est_port, profile)
     now = int(time.time())
     identity = None
     secret = ""
@@ -186,6 +190,7 @@ def _common_files(
     host: str | None,
     mqtt_port: int | None,
     est_port: int | None,
+    profile: Profile,
 ) -> list[tuple[str, bytes, int]]:
     mqtt_port = mqtt_port or config.mqtt_port
     est_port = est_port or config.est_port
@@ -202,6 +207,8 @@ def _common_files(
         "est_port": est_port,
         "session_grace": config.session_grace,
     }
+    if profile is not Profile.CERT:
+        settings["profile"] = profile.value
     return [
         ("config.json", json.dumps(settings, indent=2).encode() + b"\n", 0o644),
         ("root.der", authority.root.public_bytes(Encoding.DER), 0o644),

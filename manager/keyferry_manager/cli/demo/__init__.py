@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from keyferry_manager.cli.base import JsonOption, app
+from keyferry_manager.cli.base import JsonOption, Profile, app
 from keyferry_manager.problems import Problem
 
 
@@ -17,6 +17,10 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave it running afterwards, until Ctrl-C.")
     ] = False,
+    profile: Annotated[
+        Profile,
+        typer.Option(help="How they agree on keys: signatures, or static Diffie-Hellman."),
+    ] = Profile.CERT,
     as_json: JsonOption = False,
 ) -> None:
     """Watch two devices enrol, ask for each other, agree on keys and use them.
@@ -35,7 +39,7 @@ def demo(
             "pip install 'keyferry[hil]'."
         ) from None
     try:
-        held = asyncio.run(play(records=records, keep=keep, as_json=as_json))
+        held = asyncio.run(play(records=records, keep=keep, profile=profile.value, as_json=as_json))
     except (InterpreterError, StageError) as error:
         raise Problem(str(error)) from None
     except (KeyboardInterrupt, asyncio.CancelledError):

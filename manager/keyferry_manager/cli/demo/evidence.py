@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 Entry = dict[str, Any]
@@ -47,13 +46,12 @@ class Trace:
             await asyncio.sleep(0.02)
 
 
-def private_key_of(certificate: x509.Certificate, files: Iterable[bytes]) -> bytes | None:
-    """The private key of a certificate, looked for among the bytes of a device's flash.
+def private_key_of(public: object, files: Iterable[bytes]) -> bytes | None:
+    """The private key for a public one on P-256, looked for among the bytes of a device's flash.
 
     Nothing is assumed of the keystore but that it keeps the 32 bytes in a row: each stretch is
     tried against the public key.
     """
-    public = certificate.public_key()
     assert isinstance(public, ec.EllipticCurvePublicKey)
     wanted = public.public_numbers()
     order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551

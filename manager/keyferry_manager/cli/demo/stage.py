@@ -111,7 +111,7 @@ class Stage:
             raise StageError("the manager did not start: " + "\n".join(said))
         self.ready = json.loads(line)
 
-    async def add_device(self, name: str) -> VirtualDevice:
+    async def add_device(self, name: str, profile: str = "cert") -> VirtualDevice:
         """``keyferry device add NAME --factory``, and a virtual board with those files."""
         if self._application is None:
             self._application = asyncio.create_task(self._build())
@@ -119,7 +119,7 @@ class Stage:
         await self.keyferry(
             *("device", "add", name, "--factory", "--out", str(files), "--home", str(self.home)),
             *("--mqtt-port", str(self.ready["mqtt_port"])),
-            *("--est-port", str(self.ready["est_port"])),
+            *("--est-port", str(self.ready["est_port"]), "--profile", profile),
         )
         # Shielded: a thread compiles it, and whoever waits beside us wants it as well.
         application = await asyncio.shield(self._application)
@@ -135,13 +135,15 @@ class Stage:
         place.mkdir()
         return await asyncio.to_thread(Application.build, bench.APPLICATION, place)
 
-    async def add_pair(self, initiator: str, responder: str) -> tuple[VirtualDevice, VirtualDevice]:
+    async def add_pair(
+        self, initiator: str, responder: str, profile: str = "cert"
+    ) -> tuple[VirtualDevice, VirtualDevice]:
         """Two devices, and the rule that lets the first ask for the second, all at once."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.allow(initiator, responder))
-                first = group.create_task(self.add_device(initiator))
-                second = group.create_task(self.add_device(responder))
+                first = group.create_task(self.add_device(initiator, profile))
+                second = group.create_task(self.add_device(responder, profile))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         await self._rules_in_force(devices=2, rules=1)

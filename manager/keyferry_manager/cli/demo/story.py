@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 
-from keyferry_core import signalling
+from keyferry_core import rpk, signalling
 from keyferry_hil import interpreter
 from keyferry_hil.virtual_device import DeviceError, Event, VirtualDevice
 from keyferry_manager.cli.demo.evidence import Entry, Haystack, private_key_of
@@ -33,6 +33,7 @@ _STEPS = {
     "policy": "a rule allows it",
     "known": "the name is known",
     "peer": "the peer is online",
+    "profile": "what the profile needs can be delivered",
     "new_session": "a free session identifier, and room",
     "session": "the session is theirs",
     "facts": "what the manager knows first-hand",
@@ -44,7 +45,7 @@ _STEPS = {
 }
 
 
-async def play(*, records: int, keep: bool, as_json: bool) -> bool:
+async def play(*, records: int, keep: bool, profile: str, as_json: bool) -> bool:
     """The whole demo. True when every check held; cleans up however it ends."""
     task = asyncio.current_task()
     assert task is not None
@@ -55,7 +56,7 @@ async def play(*, records: int, keep: bool, as_json: bool) -> bool:
     screen = Screen(as_json)
     async with Stage() as stage:
         try:
-            await _Story(stage, screen, records).tell()
+            await _Story(stage, screen, records, profile).tell()
         except DeviceError as error:
             screen.check("both devices go on to the end", False, str(error))
         screen.end()
@@ -78,12 +79,14 @@ async def _look_around(stage: Stage, screen: Screen) -> None:
 
 
 class _Story:
-    def __init__(self, stage: Stage, screen: Screen, records: int) -> None:
+    def __init__(self, stage: Stage, screen: Screen, records: int, profile: str) -> None:
         self._stage = stage
         self._screen = screen
         self._records = records
+        self._profile = profile
         self._plaintexts: list[str] = []
         self._certificates: dict[str, x509.Certificate] = {}
+        self._agreement: dict[str, bytes] = {}
 
     async def tell(self) -> None:
         screen = self._screen
@@ -97,6 +100,8 @@ class _Story:
             await self._denied()
         with screen.phase(f"{INITIATOR} asks for {RESPONDER}: keys through the manager"):
             await self._keys()
+            if self._profile == "rpk":
+                await self._agreement_keys()
         with screen.phase(f"{self._records} records each way"):
             await self._exchange()
         with screen.phase("What the manager saw"):
@@ -116,7 +121,7 @@ class _Story:
             mqtt_port=mqtt,
             est_port=est,
         )
-        self._initiator, self._responder = await stage.add_pair(INITIATOR, RESPONDER)
+        self._initiator, self._responder = await stage.add_pair(INITIATOR, RESPONDER, self._profile)
         screen.say("manager", f"keyferry allow {INITIATOR} {RESPONDER}: this one direction only")
         screen.say(
             "manager",
@@ -241,6 +246,34 @@ class _Story:
             f"message_1, 2, 3: {' + '.join(map(str, sizes))} = {sum(sizes)} bytes",
         )
 
+    async def _agreement_keys(self) -> None:
+        """What the profile rpk is about: keys of their own, which the certificates' endorsed."""
+        delivered = []
+        for device, kind in ((self._initiator, "connect"), (self._responder, "accept")):
+            entry = await self._seen(
+                lambda entry, device=device, kind=kind: (
+                    entry["type"] == kind and entry["link"] == device.name and entry["sent"]
+                ),
+                0,
+            )
+            message = cbor2.loads(bytes.fromhex(entry["sent"])) if entry["sent"] else {}
+            endorsed = message.get(signalling.PUBLIC_KEY, b"")
+            name, credential, _, _ = rpk.parse_endorsed(endorsed)
+            self._agreement[name] = credential.public
+            key_id = rpk.key_id(credential.public).hex()
+            made = _last(device, "agreement-key-made")["key_id"]
+            self._screen.say(
+                "manager",
+                f"delivers the agreement key of {name}, {key_id}, endorsed by its certificate's "
+                f"key: {len(endorsed)} bytes",
+                key_id=key_id,
+            )
+            delivered.append((name, key_id) == (device.name, made))
+        self._screen.check(
+            "each device was handed the key that the other one made on its board",
+            delivered == [True, True] and len(self._agreement) == 2,
+        )
+
     # -- records --
 
     async def _exchange(self) -> None:
@@ -321,7 +354,8 @@ class _Story:
         )
         screen.check(
             "the private keys, enrolled and factory, are on the devices' own flash only",
-            len(keys) == 4 and not any(hay.holds(key) for key in keys),
+            len(keys) == (6 if self._profile == "rpk" else 4)
+            and not any(hay.holds(key) for key in keys),
         )
         screen.check(
             f"the whole agent, with a link and a session, fits {HEAP} of heap",
@@ -339,7 +373,8 @@ class _Story:
         return event["free"]
 
     async def _private_keys(self) -> list[bytes]:
-        """Of both devices: the factory's, and the one that the enrolled certificate is for."""
+        """Of both devices: the factory's, the one that the enrolled certificate is for, and with
+        the profile rpk the one for agreement."""
         keys = []
         for device in (self._initiator, self._responder):
             certificate = self._certificate_of(device.name)
@@ -347,9 +382,14 @@ class _Story:
                 continue
             self._certificates[device.name] = certificate
             files = device.files()
-            key = await asyncio.to_thread(private_key_of, certificate, files.values())
-            if key is not None:
-                keys.append(key)
+            wanted: list[object] = [certificate.public_key()]
+            if device.name in self._agreement:
+                encoded = self._agreement[device.name]
+                wanted.append(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), encoded))
+            for public in wanted:
+                key = await asyncio.to_thread(private_key_of, public, files.values())
+                if key is not None:
+                    keys.append(key)
             factory = load_der_private_key(files["factory.key"], None)
             if isinstance(factory, ec.EllipticCurvePrivateKey):
                 keys.append(factory.private_numbers().private_value.to_bytes(32, "big"))

@@ -1,3 +1,4 @@
+# heap: 512k
 """What a device is told at provisioning, and how it says that something is wrong with it."""
 
 from keyferry_agent import config

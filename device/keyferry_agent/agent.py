@@ -302,6 +302,7 @@ class Agent:
             if self._replaced:
                 # Two devices with one identity must not throw each other out all the time.
                 delay = BACKOFF[1]
+            clock.uptime()  # it must not rest for days
             wait = 0 if self._renewal is not None else jitter(delay, self.crypto.random)
             delay = min(2 * delay, BACKOFF[1])
             self._event("link-down", error=reason.name, detail=reason.detail, retry_ms=wait)

@@ -74,7 +74,14 @@ class PeerSession:
         if self._warning:
             name, self._warning = self._warning, ""
             raise RemoteError(name, "an earlier message did not arrive")
-        await self._sessions.send(self._core.seal(data), True)
+        try:
+            message = self._core.seal(data)
+        except LocalError as error:
+            if error.name != "limit-reached":
+                raise
+            await self._sessions.finish(self, self._core.close(error.name))
+            raise SessionEnded(error.name) from None
+        await self._sessions.send(message, True)
 
     async def recv(self) -> bytes:
         """The next record's data. SessionEnded after the last one."""
@@ -166,6 +173,7 @@ class Sessions:
         self._news = asyncio.Event()
         self._stopped = False
         self._telling = None
+        self._looked = clock.uptime()
         self._ahead: tuple | None = None  # an ephemeral key pair for one session, in RAM alone
         self._making = None
         self._verifying = None
@@ -245,8 +253,12 @@ class Sessions:
         self.forget_ahead()
 
     async def expire(self) -> None:
-        """Give up half-open sessions that are too old. To be called now and then."""
-        oldest = clock.uptime() - HALF_OPEN_SECONDS
+        """Renew keys, and give up sessions that are too old. To be called now and then."""
+        now = clock.uptime()
+        passed, self._looked = now - self._looked, now
+        for session in self.standing():
+            await self.finish(session, session._core.elapse(passed))
+        oldest = now - HALF_OPEN_SECONDS
         while self._half_open and self._half_open[0][0] < oldest:
             await self._drop_half_open("timeout")
 
@@ -371,6 +383,8 @@ class Sessions:
         except RemoteError:
             if session.ended:
                 self.ended(session)
+                if session.ended == "limit-reached":
+                    await self._tell_end(session.peer, session.session_id, session.ended)
                 return
             raise
         attempt = self._attempts.get(session.session_id)
@@ -458,6 +472,13 @@ class Sessions:
         if attempt is not None:
             attempt.fail(RemoteError(session.ended))
         self.event("session-ended", peer=session.peer, reason=session.ended)
+
+    async def finish(self, session: PeerSession, messages: list) -> None:
+        """The core session has ended with these last ``messages``; with none, it has not."""
+        if messages:
+            self.ended(session)
+            for message in messages:
+                await self.send(message, True, False)
 
     def _end(self, session: PeerSession, error: str) -> None:
         session._core.end(error)

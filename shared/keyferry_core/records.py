@@ -29,6 +29,11 @@ WINDOW = 64
 UPDATE_AFTER = 1 << 16
 MAX_RECORDS = 1 << 20
 MAX_FORGED = 1 << 10
+# And in seconds: new keys every 24 hours, no session older than 7 days; old keys are kept for late
+# records an hour at most, the longest that a manager holds what it could not deliver.
+UPDATE_SECONDS = 86400
+MAX_SECONDS = 604800
+KEEP_SECONDS = 3600
 
 
 def oscore_derive(
@@ -93,6 +98,7 @@ class Records:
         self._aads = {}
         self.sent = 0
         self._sent_with_keys = 0
+        self.age = self._updated_at = self._followed_at = 0  # seconds
         self.received = 0
         self.forged = 0
         self._highest = -1
@@ -102,6 +108,19 @@ class Records:
         """Send under the next generation of keys from now on; the peer follows by itself."""
         self._send = self._send.following(self._sender_id, self._context)
         self._sent_with_keys = 0
+        self._updated_at = self.age
+
+    def elapse(self, seconds: int) -> bool:
+        """Count ``seconds`` that passed; False when the keys must not be used any longer.
+
+        Keys that nothing was sent under are not replaced: the peer could not follow.
+        """
+        self.age += seconds
+        if self._sent_with_keys and self.age - self._updated_at >= UPDATE_SECONDS:
+            self.update_keys()
+        if self.age - self._followed_at >= KEEP_SECONDS:
+            self._previous = None
+        return self.age < MAX_SECONDS
 
     def _aad(self, header: bytes) -> bytes:
         # external_aad is << context, header >>; only the header changes, so the rest is kept
@@ -170,16 +189,15 @@ class Records:
         return flags >> 3 & 1, data
 
     def _keys_for(self, generation_bits: int) -> _Keys:
-        generation = self._receive.generation
-        if generation_bits == generation & 3:
-            return self._receive
-        if generation_bits == (generation + 1) & 3:
-            if self._next is None:
-                self._next = self._receive.following(self._recipient_id, self._context)
-            return self._next
-        if self._previous is not None and generation_bits == (generation - 1) & 3:
-            return self._previous
-        raise AuthenticationError("record: no keys of this generation")
+        for keys in (self._receive, self._previous, self._next):
+            if keys is not None and generation_bits == keys.generation & 3:
+                return keys
+        # more than one ahead when all that was sent under the keys between has been lost
+        keys = self._receive
+        while generation_bits != keys.generation & 3:
+            keys = keys.following(self._recipient_id, self._context)
+        self._next = keys
+        return keys
 
     def _accept(self, number: int, behind: int, keys: _Keys) -> None:
         # only after the tag has verified (RFC 8613, section 7.4)
@@ -194,6 +212,7 @@ class Records:
         if keys is self._next:
             self._previous, self._receive, self._next = self._receive, keys, None
             self._first_of_generation = number
+            self._followed_at = self.age
         elif self._previous is not None and self._highest - self._first_of_generation >= WINDOW:
             # nothing under the old keys can be inside the window any more
             self._previous = None

@@ -382,15 +382,25 @@ class Session:
             self._handshake = b""
             self._edhoc = None
 
-    def close(self) -> list:
+    def elapse(self, seconds: int) -> list:
+        """Count ``seconds`` that passed, by a clock that nobody sets. To be called now and then.
+
+        Keys are renewed when that is due. Messages to send, if it ends the session: its keys are
+        too old then, and ``ended`` is "limit-reached".
+        """
+        if self.ended or self.records.elapse(seconds):
+            return []
+        return self.close("limit-reached")
+
+    def close(self, error: str = "session-closed") -> list:
         """Messages that end the session: a close record for the peer, an END for the manager."""
         if self.ended:
             return []
         message = self._message()
         message[s.RECORD] = self.records.protect(b"", records.CLOSE)
-        self.end("session-closed")
+        self.end(error)
         last = {s.TYPE: s.END, s.FROM: self.own, s.TO: self.peer, s.SESSION: self.session_id}
-        last[s.ERROR_CODE] = code_of("session-closed")
+        last[s.ERROR_CODE] = code_of(error)
         return [message, last]
 
     def end(self, error: str) -> None:

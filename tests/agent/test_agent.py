@@ -11,6 +11,7 @@ from keyferry_agent.errors import LinkError, SessionEnded
 from keyferry_core import cbor, p256
 from keyferry_core import signalling as s
 from keyferry_core.errors import DecodeError, LocalError, RemoteError, code_of
+from keyferry_core.records import MAX_FORGED, MAX_RECORDS
 from support.agent_kit import NOW, Hub, Party, certificate, fails, introduce, run, set_clock, until
 from support.portable import raises
 
@@ -824,6 +825,82 @@ def test_no_key_is_made_ahead_where_memory_is_short():
             assert a.agent.sessions._making is None
         finally:
             sessions_module._memory_short = kept
+
+    run(main())
+
+
+def test_keys_are_renewed_by_time_and_nothing_in_flight_is_lost():
+    async def main():
+        agent_module.TICK = 0.05
+        hub = Hub()
+        async with Party(hub, "panel-1") as a, Party(hub, "pump-7") as b:
+            session, other = await introduce(a, b)
+            held = []
+            hub.meddle = held.append
+            await session.send(b"late there")
+            await other.send(b"late back")
+            await until(lambda: len(held) == 2)
+            hub.meddle = lambda message: message
+            # a clock that is set does nothing
+            clock.now = lambda: NOW + 90000
+            await asyncio.sleep(0.2)
+            assert session._core.records._send.generation == 0
+            clock.uptime = lambda: NOW + 86500
+            tables = session._core.records, other._core.records
+            await until(lambda: [r._send.generation for r in tables] == [1, 1])
+            await session.send(b"there")
+            await other.send(b"back")
+            assert await other.recv() == b"there"
+            assert await session.recv() == b"back"
+            b.link.deliver(cbor.encode(held[0]))
+            a.link.deliver(cbor.encode(held[1]))
+            assert await other.recv() == b"late there"
+            assert await session.recv() == b"late back"
+            assert [r.forged for r in tables] == [0, 0]
+            assert [r._receive.generation for r in tables] == [1, 1]
+
+    run(main())
+
+
+def test_a_session_ends_after_a_week():
+    async def main():
+        agent_module.TICK = 0.05
+        hub = Hub()
+        async with Party(hub, "panel-1") as a, Party(hub, "pump-7") as b:
+            session, other = await introduce(a, b)
+            clock.uptime = lambda: NOW + 7 * 86400
+            await until(lambda: session.ended and other.ended)
+            # whoever looks first says so to the other
+            assert {session.ended, other.ended} <= {"limit-reached", "session-closed"}
+            assert "limit-reached" in (session.ended, other.ended)
+            assert a.agent.sessions.count() == b.agent.sessions.count() == 0
+            await introduce(a, b)
+
+    run(main())
+
+
+def test_the_last_record_ends_the_session_for_both():
+    async def main():
+        hub = Hub()
+        async with Party(hub, "panel-1") as a, Party(hub, "pump-7") as b:
+            session, other = await introduce(a, b)
+            session._core.records.sent = MAX_RECORDS - 1
+            assert (await fails(SessionEnded, session.send(b"x"))).name == "limit-reached"
+            assert session.ended == "limit-reached"
+            assert (await fails(SessionEnded, other.recv())).name == "session-closed"
+
+    run(main())
+
+
+def test_too_many_forgeries_end_the_session_for_both():
+    async def main():
+        hub = Hub()
+        async with Party(hub, "panel-1") as a, Party(hub, "pump-7") as b:
+            session, other = await introduce(a, b)
+            other._core.records.forged = MAX_FORGED
+            await session.send(b"x")
+            assert (await fails(SessionEnded, other.recv())).name == "limit-reached"
+            assert (await fails(SessionEnded, session.recv())).name == "limit-reached"
 
     run(main())
 

@@ -164,10 +164,80 @@ def test_new_keys_by_key_update():
         seen.append(b._receive.key)
     assert len(set(seen)) == 8
     raises(DecodeError, b.unprotect, old[0])
-    # two generations ahead: the receiver cannot have the keys, and says so without moving
-    a.update_keys()
-    a.update_keys()
+
+
+def test_whole_generations_of_records_may_be_lost():
+    a, b = _pair()
+    b.unprotect(a.protect(b"0"))
+    for lost in (1, 2, 3):
+        late = a.protect(b"late")
+        for _ in range(lost):
+            a.update_keys()
+            a.protect(b"lost")
+        record = a.protect(b"found")
+        # a forged one in between does not move the receiver
+        raises(AuthenticationError, b.unprotect, record[:-1] + bytes([record[-1] ^ 1]))
+        assert b.unprotect(record) == (DATA, b"found")
+        assert b.unprotect(late) == (DATA, b"late")
+        assert b._receive.generation == a._send.generation
+        # with the keys before out of the way, since two bits tell four generations apart
+        b.elapse(records.KEEP_SECONDS)
+    # four ahead look like the present one: refused, and nothing moves
+    generation = b._receive.generation
+    for _ in range(4):
+        a.update_keys()
     raises(AuthenticationError, b.unprotect, a.protect(b"too far"))
+    assert b._receive.generation == generation
+
+
+def test_keys_are_updated_by_time():
+    first, second = _pair(), _pair()
+    for a, b in (first, (second[1], second[0])):
+        # nothing was sent under these keys: there is nothing to protect by new ones
+        assert a.elapse(3 * records.UPDATE_SECONDS)
+        record = a.protect(b"0")
+        assert record[0] >> 4 == 0
+        assert b.unprotect(record) == (DATA, b"0")
+        late = a.protect(b"late")
+        assert a.elapse(10)
+        assert b.elapse(10)
+        assert a._send.generation == 1
+        record = a.protect(b"1")
+        assert record[0] >> 4 == 1
+        assert b.unprotect(record) == (DATA, b"1")
+        assert b.unprotect(late) == (DATA, b"late")
+        # each direction for itself
+        assert b.protect(b"back")[0] >> 4 == 0
+        for day in (2, 3, 4):
+            assert a.elapse(records.UPDATE_SECONDS - 1)
+            assert a._send.generation == day - 1
+            assert a.elapse(1)
+            assert a._send.generation == day
+            assert b.unprotect(a.protect(b"day")) == (DATA, b"day")
+
+
+def test_old_keys_are_dropped_after_an_hour():
+    a, b = _pair()
+    b.elapse(7)
+    b.unprotect(a.protect(b"0"))
+    late, later = a.protect(b"late"), a.protect(b"later")
+    a.update_keys()
+    b.unprotect(a.protect(b"1"))
+    assert b.elapse(records.KEEP_SECONDS - 1)
+    assert b.unprotect(late) == (DATA, b"late")
+    assert b.elapse(1)
+    assert b._previous is None
+    raises(AuthenticationError, b.unprotect, later)
+
+
+def test_the_last_day_of_the_keys():
+    a, _ = _pair()
+    for day in range(6):
+        a.protect(b"x")
+        assert a.elapse(86400)
+        assert a._send.generation == day + 1
+    assert a.elapse(86399)
+    assert not a.elapse(1)
 
 
 def test_old_keys_are_dropped_past_the_window():

@@ -13,6 +13,7 @@ from keyferry_core.errors import (
     LocalError,
     RemoteError,
     StateError,
+    code_of,
 )
 from keyferry_core.session import Identity, Initiator, Responder, rejection
 from keyferry_core.trust import MAX_REMEMBERED, Trust
@@ -379,6 +380,23 @@ def test_the_end_of_the_keys_ends_the_session():
     assert b.ended == "limit-reached"
     a.records.sent = records.MAX_RECORDS
     assert raises(LocalError, a.seal, b"x").name == "limit-reached"
+
+
+def test_old_keys_end_the_session():
+    for which in (0, 1):
+        pair = introduce()
+        old, other = pair[which], pair[1 - which]
+        other.open(relay(old.seal(b"x")))
+        assert old.elapse(86400) == []
+        assert other.open(relay(old.seal(b"new keys"))) == b"new keys"
+        record, end = old.elapse(6 * 86400)
+        assert old.ended == "limit-reached"
+        assert old.elapse(86400) == []
+        assert end[s.TYPE] == s.END
+        assert end[s.ERROR_CODE] == code_of("limit-reached")
+        # the peer need not believe the manager
+        assert raises(RemoteError, other.open, relay(record)).name == "session-closed"
+        assert other.ended == "session-closed"
 
 
 def test_nobody_is_believed_once_the_issuing_ca_has_expired():

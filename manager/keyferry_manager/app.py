@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from keyferry_core.errors import KeyferryError
 from keyferry_manager.access import combined
 from keyferry_manager.audit import AuditTrail, BatchWriter
+from keyferry_manager.audit.heads import HeadKeeper
 from keyferry_manager.authority import LocalAuthority
 from keyferry_manager.carriers.est import Est
 from keyferry_manager.carriers.http import HttpEndpoint
@@ -47,6 +48,10 @@ _RELOAD = 0.2
 _RETRY = 2.0
 # Seconds between looks at our own certificate's expiry.
 _RENEWAL_CHECK = 3600.0
+# Seconds between signed heads of the audit trail, while something happens.
+_HEADS = 60.0
+# Seconds that the last of them may take.
+_LAST_HEAD = 5.0
 # Connections to the EST listener: enrolment is short, and anybody may come.
 _EST_LIMITS = TlsLimits(
     connections=1000, connections_per_address=128, handshakes=128, handshakes_per_address=64
@@ -137,6 +142,8 @@ class Manager:
         await self._authority.keep_server()
         stack.push_async_callback(self._authority.close)
 
+        heads = HeadKeeper(store, config.realm, config.home, self._authority.server_file)
+        stack.push_async_callback(_last_head, heads)
         writer = BatchWriter(store)
         writer.start()
         stack.push_async_callback(writer.stop)
@@ -160,6 +167,7 @@ class Manager:
         self._every(stack, _TICK, self._tick)
         self._every(stack, _RELOAD, self._reload)
         self._every(stack, _RENEWAL_CHECK, self._renew)
+        self._every(stack, _HEADS, heads.keep)
 
     async def _listen_for_est(self, stack: contextlib.AsyncExitStack, writer: BatchWriter) -> None:
         est = Est(self.config, self.store, self._authority, writer.entry)
@@ -353,6 +361,15 @@ class Manager:
                 self._mqtt_listener.replace_context(self._mqtt_context())
             self._est_listener.replace_context(self._est_context())
             self.trail.ok("server-certificate-renewed", "", "", reason)
+
+
+async def _last_head(heads: HeadKeeper) -> None:
+    """Sign the head that stays. A database or disk that is away keeps nobody from stopping."""
+    try:
+        async with asyncio.timeout(_LAST_HEAD):
+            await heads.keep()
+    except Exception as error:  # of any driver
+        log(_LOG, logging.ERROR, "audit-head-not-kept", error=type(error).__name__)
 
 
 def relay_settings(config: Config) -> RelaySettings:

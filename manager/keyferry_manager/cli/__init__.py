@@ -6,6 +6,7 @@ new module and its name in this list.
 
 from keyferry_manager.cli import (
     approvals,
+    audit,
     demo,
     device,
     home,
@@ -21,6 +22,7 @@ from keyferry_manager.cli.base import app
 __all__ = [
     "app",
     "approvals",
+    "audit",
     "demo",
     "device",
     "home",

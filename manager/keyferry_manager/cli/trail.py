@@ -1,6 +1,5 @@
-"""``keyferry sessions`` and ``keyferry audit``: what happened."""
+"""``keyferry sessions``: who met whom."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +17,7 @@ from keyferry_manager.cli.base import (
     write_table,
 )
 from keyferry_manager.config import Config
-from keyferry_manager.store import AuditEntry, SessionRow
+from keyferry_manager.store import SessionRow
 
 if TYPE_CHECKING:
     from keyferry_manager.store import Store
@@ -82,56 +81,3 @@ def sessions(
         ],
         "No session yet.",
     )
-
-
-@app.command()
-def audit(
-    limit: LimitOption = 50,
-    device: OfOption = None,
-    event: Annotated[
-        str, typer.Option(metavar="EVENT", help="Only this event, as in enrolment-refused.")
-    ] = "",
-    home: HomeOption = DEFAULT_HOME,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the end of the audit trail, newest last."""
-
-    async def work(_config: Config, store: "Store") -> list[AuditEntry]:
-        return await store.audit_entries(limit, name=device or "", event=event)
-
-    _, entries = with_store(home, work)
-    if as_json:
-        write_json(
-            [
-                {
-                    "at": utc(entry.at),
-                    "event": entry.event,
-                    "outcome": entry.outcome,
-                    "name": entry.name,
-                    "address": entry.address,
-                    "detail": entry.detail,
-                    "fields": dict(entry.fields),
-                }
-                for entry in entries
-            ]
-        )
-        return
-    write_table(
-        ("TIME", "EVENT", "OUTCOME", "NAME", "ADDRESS", "DETAIL"),
-        [
-            (
-                moment(entry.at),
-                entry.event,
-                entry.outcome,
-                entry.name,
-                entry.address,
-                entry.detail or _fields(entry),
-            )
-            for entry in entries
-        ],
-        "Nothing has happened yet.",
-    )
-
-
-def _fields(entry: AuditEntry) -> str:
-    return " ".join(f"{key}={json.dumps(value)}" for key, value in entry.fields.items())

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from keyferry_manager.problems import StoreProblem
 from keyferry_manager.store import tables
 from keyferry_manager.store.records import Admission, Approval, AuditEntry
-from keyferry_manager.store.statements import audit_values
+from keyferry_manager.store.statements import append_audit
 
 # Of one device, and in all. A device that comes with ever new keys pushes out its own oldest.
 _PER_DEVICE = 4
@@ -69,7 +69,7 @@ class Approvals:
                 entry = AuditEntry(
                     now, "approval-asked", "ok", device, address, fields={"key": key}
                 )
-                await connection.execute(insert(tables.audit).values(audit_values(entry)))
+                await append_audit(connection, [entry])
         except IntegrityError:  # the same request twice at once, or the key of another device
             return await self.of_key(device, key) is not None
         return True
@@ -111,5 +111,5 @@ class Approvals:
             values = {"state": state, "decided_at": now}
             await connection.execute(update(table).where(table.c.id == row.id).values(values))
             entry = AuditEntry(now, f"approval-{state}", "ok", row.device, fields={"key": row.key})
-            await connection.execute(insert(tables.audit).values(audit_values(entry)))
+            await append_audit(connection, [entry])
         return Approval(**{**row._mapping, **values})

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from keyferry_manager.problems import StoreProblem
 from keyferry_manager.store import tables
 from keyferry_manager.store.records import AuditEntry, Certificate, Reason, Revocation, Revoked
-from keyferry_manager.store.statements import audit_values, touch, upsert
+from keyferry_manager.store.statements import append_audit, touch, upsert
 
 
 class Life:
@@ -81,8 +81,8 @@ class Life:
                 device,
                 fields={"reason": reason, "serials": [row.serial for row in rows]},
             )
-            await connection.execute(insert(tables.audit).values(audit_values(entry)))
             await touch(connection)
+            await append_audit(connection, [entry])
             assert done.inserted_primary_key is not None
             number = done.inserted_primary_key[0]
         return Revocation(number, device, reason, now, len(rows))

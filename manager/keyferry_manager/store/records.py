@@ -183,7 +183,10 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line of the audit trail. ``name`` is empty where nobody was authenticated."""
+    """One line of the audit trail. ``name`` is empty where nobody was authenticated.
+
+    ``id``, ``previous`` and ``hash`` are given when it is written: store/chain.py.
+    """
 
     at: float
     event: str
@@ -193,3 +196,5 @@ class AuditEntry:
     detail: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     id: int = 0
+    previous: str = ""
+    hash: str = ""

@@ -1,17 +1,19 @@
 """Statements that more than one module of the store needs."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Table, update
+from sqlalchemy import Table, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from keyferry_manager.problems import ChangedMeanwhile
 from keyferry_manager.store import tables
+from keyferry_manager.store.chain import START, chained
 from keyferry_manager.store.records import AuditEntry
 
-# The longest detail kept in the audit trail, in characters: part of it can come from outside.
-MAX_DETAIL = 1000
+# Any number, the same in every manager: who appends to the audit trail holds it.
+_AUDIT_LOCK = 0x6B666175
 
 
 async def touch(connection: AsyncConnection, expected: int | None = None) -> None:
@@ -36,15 +38,17 @@ def upsert(connection: AsyncConnection, table: Table) -> Any:
     return sqlite.insert(table)
 
 
-def audit_values(entry: AuditEntry) -> dict[str, Any]:
-    """The row of an audit entry."""
-    return {
-        "at": entry.at,
-        "event": entry.event,
-        "outcome": entry.outcome,
-        "name": entry.name[:255],
-        "address": entry.address[:64],
-        # PostgreSQL has no character 0 in its texts.
-        "detail": entry.detail.replace("\0", "\N{REPLACEMENT CHARACTER}")[:MAX_DETAIL],
-        "fields": dict(entry.fields),
-    }
+async def append_audit(connection: AsyncConnection, entries: Sequence[AuditEntry]) -> None:
+    """Append to the audit trail, each entry with the hash of the one before it.
+
+    The last statement of its transaction, for whoever comes next waits from here to its end.
+    """
+    if not entries:
+        return
+    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
+        await connection.execute(select(func.pg_advisory_xact_lock(_AUDIT_LOCK)))
+    table = tables.audit
+    query = select(table.c.id, table.c.hash).order_by(table.c.id.desc()).limit(1)
+    last = (await connection.execute(query)).first()
+    number, head = (0, START) if last is None else (last.id, last.hash)
+    await connection.execute(insert(table), chained(entries, number, head))

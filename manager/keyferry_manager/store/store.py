@@ -34,7 +34,7 @@ from keyferry_manager.store.records import (
     SessionRow,
     Token,
 )
-from keyferry_manager.store.statements import audit_values, touch, upsert
+from keyferry_manager.store.statements import append_audit, touch, upsert
 
 _Record = TypeVar("_Record")
 
@@ -239,7 +239,7 @@ class Store:
             approvals = tables.approvals
             await connection.execute(delete(approvals).where(approvals.c.key == certificate.key))
             if audit is not None:
-                await connection.execute(insert(tables.audit).values(audit_values(audit)))
+                await append_audit(connection, [audit])
         return True
 
     # rules
@@ -293,10 +293,6 @@ class Store:
         # The last state of each: PostgreSQL refuses to set one row twice in one statement.
         latest = {row.session: asdict(row) for row in sessions}
         async with self._writing.begin() as connection:
-            if audit:
-                await connection.execute(
-                    insert(tables.audit), [audit_values(entry) for entry in audit]
-                )
             if latest:
                 statement = upsert(connection, tables.sessions)
                 changing = ("state", "ended_at", "end_reason", "messages", "octets")
@@ -309,6 +305,7 @@ class Store:
                 )
             await write_links(connection, links or {})
             await write_keys(connection, keys)
+            await append_audit(connection, audit)
 
     async def audit(
         self,
@@ -334,6 +331,12 @@ class Store:
         if event:
             query = query.where(table.c.event == event)
         return (await self._all(query, AuditEntry))[::-1]
+
+    async def audit_chain(self, after: int = 0, limit: int = 1000) -> list[AuditEntry]:
+        """At most ``limit`` entries from the one after number ``after`` on, oldest first."""
+        table = tables.audit
+        query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit)
+        return await self._all(query, AuditEntry)
 
     async def sessions(
         self, limit: int = 50, *, device: str = "", open_only: bool = False

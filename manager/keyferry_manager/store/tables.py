@@ -182,6 +182,7 @@ sessions = Table(
     Column("octets", BigInteger, nullable=False),
 )
 
+# Append-only, and each entry holds the hash of the one before: chain.py. Triggers refuse changes.
 audit = Table(
     "audit",
     metadata,
@@ -193,6 +194,8 @@ audit = Table(
     Column("address", String(64), nullable=False),
     Column("detail", Text, nullable=False),
     Column("fields", JSON, nullable=False),
+    Column("previous", _Digest, nullable=False, unique=True),
+    Column("hash", _Digest, nullable=False),
 )
 
 # One row. Its number grows with each change of devices, rules or policy, in the same transaction,

@@ -1,0 +1,365 @@
+"""``keyferry audit``: the trail shown, followed, verified and exported."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from keyferry_manager.cli.base import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    app,
+    moment,
+    name_parser,
+    printable,
+    utc,
+    warn,
+    with_store,
+    write,
+    write_json,
+    write_table,
+)
+from keyferry_manager.config import Config
+from keyferry_manager.problems import ConfigProblem
+from keyferry_manager.store import AuditEntry
+from keyferry_manager.store.chain import Chain, ChainBroken
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from keyferry_manager.store import Store
+
+_PAGE = 1000
+_POLL = 0.5
+# Of a line of an export: an entry's fields are bounded by what the manager writes.
+_MAX_LINE = 1 << 20
+_TEXTS = ("event", "outcome", "name", "address", "detail", "previous", "hash")
+
+commands = typer.Typer(help="What happened: show it, prove it whole, export it.")
+app.add_typer(commands, name="audit")
+
+LimitOption = Annotated[
+    int, typer.Option("--limit", "-n", min=1, max=100_000, help="How many, the newest.")
+]
+OfOption = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", parser=name_parser, help="Of this device only."),
+]
+EventOption = Annotated[
+    str, typer.Option(metavar="EVENT", help="Only this event, as in enrolment-refused.")
+]
+FollowOption = Annotated[
+    bool, typer.Option("--follow", "-f", help="Go on with what is new, until Ctrl-C.")
+]
+
+
+@commands.callback(invoke_without_command=True)
+def audit(
+    context: typer.Context,
+    limit: LimitOption = 50,
+    device: OfOption = None,
+    event: EventOption = "",
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the end of the audit trail, newest last; with a command, see there."""
+    if context.invoked_subcommand is None:
+        tail(limit, device, event, False, home, as_json)
+
+
+@commands.command()
+def tail(
+    limit: LimitOption = 50,
+    device: OfOption = None,
+    event: EventOption = "",
+    follow: FollowOption = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the end of the audit trail, newest last. With --follow and --json, a line an entry."""
+
+    async def work(_config: Config, store: "Store") -> list[AuditEntry]:
+        entries = await store.audit_entries(limit, name=device or "", event=event)
+        if not follow:
+            return entries
+        last = (await store.audit_entries(1) or [AuditEntry(0.0, "", "ok")])[0].id
+        while True:
+            _show_lines(entries, as_json)
+            entries = []
+            await asyncio.sleep(_POLL)
+            async for entry in _from(store, last):
+                last = entry.id
+                if (not device or entry.name == device) and (not event or entry.event == event):
+                    entries.append(entry)
+
+    with suppress(KeyboardInterrupt):
+        _, entries = with_store(home, work)
+        if as_json:
+            write_json([_shown(entry) for entry in entries])
+        else:
+            columns = ("TIME", "EVENT", "OUTCOME", "NAME", "ADDRESS", "DETAIL")
+            write_table(columns, [_row(entry) for entry in entries], "Nothing has happened yet.")
+
+
+@commands.command()
+def head(
+    home: HomeOption = DEFAULT_HOME,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With the manager's signature, for verify --kept.")
+    ] = False,
+) -> None:
+    """Show the number and the hash of the newest entry: keep it where nobody of here can write.
+
+    ``keyferry audit verify --head HASH`` then finds a trail that was cut off, or written anew.
+    """
+
+    async def work(_config: Config, store: "Store") -> list[AuditEntry]:
+        return await store.audit_entries(1)
+
+    config, entries = with_store(home, work)
+    number, digest = (entries[0].id, entries[0].hash) if entries else (0, "0" * 64)
+    if as_json:
+        write_json(_signed(config, number, digest))
+    else:
+        write(Text(f"entry {number}, {digest}"))
+
+
+@commands.command()
+def verify(
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", exists=True, dir_okay=False, help="An export instead of the database."
+        ),
+    ] = None,
+    heads: Annotated[
+        list[str] | None,
+        typer.Option("--head", metavar="HASH", help="A hash that must be among its entries."),
+    ] = None,
+    kept: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="A signed head, of keyferry audit head --json.",
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", exists=True, dir_okay=False, help="The root CA, where no home is."
+        ),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify that no entry was changed, removed, or put elsewhere, and that none is missing at
+    the end.
+
+    The end is held to the head that the manager signed into its home, to that of the export, and
+    to every --head and --kept.
+    """
+    from keyferry_manager.audit import heads as signed  # takes long
+
+    for text in heads or ():
+        if len(text) != 64 or not set(text.lower()) <= set("0123456789abcdef"):
+            raise typer.BadParameter(f"{text!r} is no hash: 64 hexadecimal digits.")
+    anchor = _root(root, home)
+    known = [*(heads or ()), *(signed.read(path, anchor).hash for path in kept or ())]
+    if file is not None:
+        found = _verify_file(file, known, anchor)
+    else:
+        here = home / signed.FILE_NAME
+        if here.exists():
+            known.append(signed.read(here, anchor).hash)
+
+        async def work(_config: Config, store: "Store") -> Chain:
+            chain = Chain(known)
+            async for entry in _from(store, 0):
+                chain.follow(entry)
+            chain.finish()
+            return chain
+
+        _, found = with_store(home, work)
+    if as_json:
+        result = {"entries": found.entries, "last": found.last, "head": found.head}
+        write_json({**result, "heads_checked": len(known), "signatures_checked": bool(anchor)})
+        return
+    write(Text(f"{found.entries} entries, unbroken. The head is entry {found.last},"))
+    write(Text(found.head))
+    if anchor is None:
+        warn("there is no root CA to check signatures with: name it with --root or --home.")
+    elif not known and file is None:
+        warn(
+            "no head was kept, so that a cut end would not show: see 'keyferry audit head --help'."
+        )
+
+
+@commands.command()
+def export(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A file that does not exist yet, of mode 0600."),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Write the whole trail as JSON lines, each entry with its hash, the signed head at the end.
+
+    ``keyferry audit verify --file FILE`` verifies it, on any machine.
+    """
+
+    async def work(config: Config, store: "Store") -> int:
+        with _output(file) as out:
+            number, digest, count = 0, "0" * 64, 0
+            async for entry in _from(store, 0):
+                number, digest, count = entry.id, entry.hash, count + 1
+                out.write(json.dumps(_whole(entry)) + "\n")
+            out.write(json.dumps({"head": _signed(config, number, digest)}) + "\n")
+            out.flush()
+        return count
+
+    _, count = with_store(home, work)
+    if file is not None:
+        write(Text(f"{count} entries in {file}."))
+
+
+# inside
+
+
+async def _from(store: "Store", last: int) -> AsyncIterator[AuditEntry]:
+    while True:
+        entries = await store.audit_chain(last, _PAGE)
+        for entry in entries:
+            last = entry.id
+            yield entry
+        if len(entries) < _PAGE:
+            return
+
+
+def _output(file: Path | None) -> Any:
+    if file is None:
+        return nullcontext(sys.stdout)
+    try:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        return os.fdopen(os.open(file, flags, 0o600), "w", encoding="ascii")
+    except OSError as error:
+        raise ConfigProblem(f"{file} cannot be made: {error.strerror}.") from None
+
+
+def _signed(config: Config, number: int, digest: str) -> dict[str, Any]:
+    from keyferry_manager.audit.heads import Head, sign
+    from keyferry_manager.authority.local import SERVER_FILE
+
+    head = Head(number, digest, round(time.time(), 3))
+    return sign(head, config.realm, config.home / SERVER_FILE)
+
+
+def _root(root: Path | None, home: Path) -> "x509.Certificate | None":
+    from keyferry_manager.authority import files
+
+    path = root or home / "ca" / "root.pem"
+    if root is None and not path.exists():
+        return None
+    return files.load_certificates(path)[0]
+
+
+def _verify_file(file: Path, heads: list[str], root: "x509.Certificate | None") -> Chain:
+    """Verify an export: its entries, then the signed head in its last line."""
+    from keyferry_manager.audit import heads as signed
+
+    chain = Chain(heads)
+    ended: signed.Head | None = None
+    for number, line in enumerate(_lines(file), 1):
+        if ended is not None:
+            raise ChainBroken(f"{file}, line {number}: there is more after the head.")
+        if isinstance(line, dict) and "head" in line:
+            ended = signed.check(line["head"], root)
+        else:
+            chain.follow(_entry(line, f"{file}, line {number}"))
+    if ended is None:
+        raise ChainBroken(f"{file} ends without a head: its end was cut off.", chain.last)
+    if ended.hash != chain.head:
+        raise ChainBroken(
+            f"{file} ends with entry {chain.last}, and its signed head is entry {ended.entry}: "
+            "entries at its end were removed.",
+            chain.last,
+        )
+    chain.finish()
+    return chain
+
+
+def _lines(file: Path) -> Iterator[object]:
+    with file.open("rb") as stream:
+        number = 0
+        while line := stream.readline(_MAX_LINE + 1):
+            number += 1
+            try:
+                yield json.loads(line[:_MAX_LINE])
+            except (ValueError, RecursionError):
+                raise ChainBroken(f"{file}, line {number} is no JSON.") from None
+
+
+def _entry(line: object, where: str) -> AuditEntry:
+    keys = {"id", "at", "fields", *_TEXTS}
+    if (
+        not isinstance(line, dict)
+        or line.keys() != keys
+        or not all(isinstance(line[key], str) for key in _TEXTS)
+        or type(line["id"]) is not int
+        or type(line["at"]) not in (int, float)
+        or not isinstance(line["fields"], dict)
+    ):
+        raise ChainBroken(f"{where} is not an entry of an audit trail.")
+    return AuditEntry(**line)
+
+
+def _whole(entry: AuditEntry) -> dict[str, Any]:
+    names = ("id", "at", *_TEXTS)
+    return {name: getattr(entry, name) for name in names} | {"fields": dict(entry.fields)}
+
+
+def _shown(entry: AuditEntry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "at": utc(entry.at),
+        "event": entry.event,
+        "outcome": entry.outcome,
+        "name": entry.name,
+        "address": entry.address,
+        "detail": entry.detail,
+        "fields": dict(entry.fields),
+    }
+
+
+def _show_lines(entries: list[AuditEntry], as_json: bool) -> None:
+    for entry in entries:
+        if as_json:
+            sys.stdout.write(json.dumps(_shown(entry)) + "\n")
+        else:
+            write(Text("  ".join(printable(cell) for cell in _row(entry) if cell)))
+    sys.stdout.flush()
+
+
+def _row(entry: AuditEntry) -> tuple[str, ...]:
+    return (
+        moment(entry.at),
+        entry.event,
+        entry.outcome,
+        entry.name,
+        entry.address,
+        entry.detail or _fields(entry),
+    )
+
+
+def _fields(entry: AuditEntry) -> str:
+    return " ".join(f"{key}={json.dumps(value)}" for key, value in entry.fields.items())

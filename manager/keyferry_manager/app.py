@@ -32,6 +32,9 @@ from keyferry_manager.carriers.tls import (
 from keyferry_manager.config import Config
 from keyferry_manager.identity import Identifier, Identity, RevokedSet
 from keyferry_manager.logs import log
+from keyferry_manager.observe.listener import Counted, ObserveListener
+from keyferry_manager.observe.measures import Measures
+from keyferry_manager.observe.service import Observation
 from keyferry_manager.policy import PolicyProblem
 from keyferry_manager.problems import ConfigProblem
 from keyferry_manager.registry import Link
@@ -50,6 +53,8 @@ _RETRY = 2.0
 _RENEWAL_CHECK = 3600.0
 # Seconds between signed heads of the audit trail, while something happens.
 _HEADS = 60.0
+# Seconds between looks at how long certificates still last.
+_LOOK = 60.0
 # Seconds that the last of them may take.
 _LAST_HEAD = 5.0
 # Connections to the EST listener: enrolment is short, and anybody may come.
@@ -65,6 +70,7 @@ class _Host:
     identifier: Identifier
     relay: Relay
     trail: AuditTrail
+    took: Callable[[float], None]
 
     async def identify(self, peer: ChannelPeer) -> Identity:
         return await self.identifier.identify(peer)
@@ -76,7 +82,9 @@ class _Host:
         self.relay.link_down(link, clean, reason)
 
     def receive(self, link: Link, payload: bytes) -> None:
+        began = time.perf_counter()
         self.relay.receive(link, payload)
+        self.took(time.perf_counter() - began)
 
     def refused(self, event: str, name: str, address: str, detail: str) -> None:
         self.trail.refused(event, name, address, detail)
@@ -97,6 +105,8 @@ class Manager:
         self._revoked_serials: set[str] = set()
         self._revoked_for_handshakes = b""
         self._mqtt_listener: TlsListener | None = None
+        self.measures = Measures()
+        self.observation: Observation | None = None
 
     async def start(self) -> None:
         """Open the database and the listeners."""
@@ -128,6 +138,12 @@ class Manager:
     def est_port(self) -> int:
         """The port that EST is listened on."""
         return self._est_listener.port
+
+    @property
+    def observe_port(self) -> int:
+        """The port for metrics, 0 when there is none."""
+        on = self.observation is not None and self.config.observe_host
+        return self.observation.listener.port if on and self.observation else 0
 
     # inside
 
@@ -164,6 +180,7 @@ class Manager:
 
         await self._listen_for_est(stack, writer)
         await self._listen_for_mqtt(stack)
+        await self._observe(stack, writer)
         self._every(stack, _TICK, self._tick)
         self._every(stack, _RELOAD, self._reload)
         self._every(stack, _RENEWAL_CHECK, self._renew)
@@ -173,7 +190,7 @@ class Manager:
         est = Est(self.config, self.store, self._authority, writer.entry)
         app = est.app()
         Status(config=self.config, store=self.store, authority=self._authority).add_to(app)
-        endpoint = HttpEndpoint(app)
+        endpoint = HttpEndpoint(Counted(app, self.measures.count_est))
         self._est_listener = TlsListener(
             "est", self._est_context(), endpoint, self.trail.connection_refused, _EST_LIMITS
         )
@@ -184,7 +201,7 @@ class Manager:
 
     async def _listen_for_mqtt(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
-        host = _Host(self._identifier, self.relay, self.trail)
+        host = _Host(self._identifier, self.relay, self.trail, self.measures.relay.observe)
         settings = MqttSettings(
             packets_per_second=config.messages_per_second, queue_messages=config.queue_messages
         )
@@ -208,14 +225,28 @@ class Manager:
         stack.callback(listener.stop_accepting)
 
     async def _listen(self, listener: TlsListener, port: int, key: str) -> None:
-        host = self.config.listen_host
-        try:
-            await listener.start(host, port)
-        except OSError as error:
-            raise ConfigProblem(
-                f"cannot listen on {host} port {port}: {error.strerror}. Change listen.{key} or "
-                "listen.host, or stop what has the port."
-            ) from None
+        await _start_listening(listener, self.config.listen_host, port, "listen", key)
+
+    async def _observe(self, stack: contextlib.AsyncExitStack, writer: BatchWriter) -> None:
+        assert self._mqtt_listener is not None
+        self.observation = observation = Observation(
+            self.measures,
+            self.relay,
+            self.trail,
+            writer,
+            self.store,
+            self._authority,
+            (self._mqtt_listener, self._est_listener),
+        )
+        config = self.config
+        if not config.observe_host:
+            return
+        await observation.look()
+        stack.push_async_callback(observation.listener.stop)
+        await _start_listening(
+            observation.listener, config.observe_host, config.observe_port, "observe", "port"
+        )
+        self._every(stack, _LOOK, observation.look)
 
     def _mqtt_context(self) -> ssl.SSLContext:
         return server_context(
@@ -274,6 +305,7 @@ class Manager:
                     await action()
                 except Exception:  # a database that is away, say: what is known stays in force
                     _LOG.exception("background-failed")
+                    self.measures.faults[action.__name__.strip("_")] += 1
                     pause = max(seconds, _RETRY)
 
         task = asyncio.get_running_loop().create_task(run())
@@ -337,6 +369,7 @@ class Manager:
             if presence is None or presence.link is None or self._is_revoked(presence.link):
                 links, sessions = self.relay.end_device(order.device, "revoked")
             done_at = time.time()
+            self.measures.revocation.observe(max(0.0, done_at - order.ordered_at))
             ended.append((order, done_at, links, sessions))
             self.trail.ok(
                 "revocation-done",
@@ -361,6 +394,18 @@ class Manager:
                 self._mqtt_listener.replace_context(self._mqtt_context())
             self._est_listener.replace_context(self._est_context())
             self.trail.ok("server-certificate-renewed", "", "", reason)
+
+
+async def _start_listening(
+    listener: TlsListener | ObserveListener, host: str, port: int, section: str, key: str
+) -> None:
+    try:
+        await listener.start(host, port)
+    except OSError as error:
+        raise ConfigProblem(
+            f"cannot listen on {host} port {port}: {error.strerror}. Change {section}.{key} or "
+            f"{section}.host, or stop what has the port."
+        ) from None
 
 
 async def _last_head(heads: HeadKeeper) -> None:

@@ -32,6 +32,7 @@ _SECTIONS = {
     "authority": "Who signs: where the key of the issuing CA is.",
     "relay": "What is checked on the way between two devices.",
     "limits": "Bounds that keep one device, or one stranger, from using the manager up.",
+    "observe": "What monitoring asks: /metrics, /healthz and /readyz, over HTTP without TLS.",
     "database": "Where the registry, the rules and the audit trail are kept.",
     "log": "What is written to standard error.",
 }
@@ -202,6 +203,14 @@ class Config:
     queue_messages: int = _setting(
         256, "limits.queue_messages", "Messages waiting for one slow device.", 1, 100000
     )
+
+    observe_host: str = _setting(
+        "127.0.0.1",
+        "observe.host",
+        "Address to listen on; empty: not at all. It tells no secrets, but belongs to no\n"
+        "stranger's network: leave it on this machine, or put TLS before it.",
+    )
+    observe_port: int = _setting(9464, "observe.port", "0 takes any free port.", 0, 65535)
 
     database: str = _setting(
         "",

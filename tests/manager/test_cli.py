@@ -514,7 +514,9 @@ def test_serve_for_people(local: Path, tmp_path: Path):
     trace = tmp_path / "trace.jsonl"
     with serving(local, "--trace", str(trace)) as process:
         match = re.fullmatch(
-            r"ready: localhost on 127\.0\.0\.1, MQTT port (\d+), EST port (\d+)\n", process.line()
+            r"ready: localhost on 127\.0\.0\.1, MQTT port (\d+), EST port (\d+), "
+            r"metrics on 127\.0\.0\.1 port \d+\n",
+            process.line(),
         )
         assert match is not None
         # what the command line changes reaches the running manager

@@ -6,6 +6,7 @@ name is written a few times a minute, and the rest only counted.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,6 +51,8 @@ class AuditTrail:
         self._wall = wall
         self._windows: dict[tuple[str, str], _Window] = {}
         self._changed: set[Session] = set()
+        # How often each event was refused, also those that are not written one by one.
+        self.refusals: Counter[str] = Counter()
 
     def ok(self, event: str, name: str, address: str, detail: str = "", **fields: object) -> None:
         """Something that should be."""
@@ -59,6 +62,7 @@ class AuditTrail:
         self, event: str, name: str, address: str, detail: str = "", **fields: object
     ) -> None:
         """Something that was not allowed: by a name where one was proved, else by an address."""
+        self.refusals[event] += 1
         self._note(logging.WARNING, event, "refused", name, address, detail, fields)
 
     def connection_refused(self, refusal: Refusal, name: str = "") -> None:

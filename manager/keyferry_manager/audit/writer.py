@@ -8,6 +8,7 @@ from typing import Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from keyferry_manager.logs import log
+from keyferry_manager.observe.measures import Histogram
 from keyferry_manager.store.records import AgreementKey, AuditEntry, LinkRow, SessionRow
 
 _LOG = logging.getLogger("keyferry.audit")
@@ -46,6 +47,9 @@ class BatchWriter:
         self._links: dict[str, LinkRow | None] = {}
         self._keys: dict[str, AgreementKey] = {}
         self._lost = 0
+        # Entries and states lost in all, and how long each batch took.
+        self.lost = 0
+        self.seconds = Histogram()
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
 
@@ -54,30 +58,40 @@ class BatchWriter:
         """Entries and states not yet written."""
         return len(self._audit) + len(self._sessions) + len(self._links) + len(self._keys)
 
+    @property
+    def fullness(self) -> float:
+        """How much of the room for what waits is taken, 0 to 1."""
+        most = max(len(self._audit), len(self._sessions), len(self._links))
+        return most / _MAX_WAITING
+
     def entry(self, entry: AuditEntry) -> None:
         """Write ``entry`` soon."""
         if len(self._audit) >= _MAX_WAITING:
-            self._lost += 1
+            self._lose()
             return
         self._audit.append(entry)
 
     def session(self, row: SessionRow) -> None:
         """Write the state of a session soon; a later state of it replaces this one."""
         if row.session not in self._sessions and len(self._sessions) >= _MAX_WAITING:
-            self._lost += 1
+            self._lose()
             return
         self._sessions[row.session] = row
 
     def link(self, link_id: str, row: LinkRow | None) -> None:
         """Write the state of a link soon, or that it is gone."""
         if link_id not in self._links and len(self._links) >= _MAX_WAITING:
-            self._lost += 1
+            self._lose()
             return
         self._links[link_id] = row
 
     def key(self, key: AgreementKey) -> None:
         """Write a device's key soon; a later one of it replaces this one."""
         self._keys[key.device] = key
+
+    def _lose(self) -> None:
+        self._lost += 1
+        self.lost += 1
 
     def start(self) -> None:
         """Begin to write."""
@@ -109,12 +123,14 @@ class BatchWriter:
         keys = [self._keys[key] for key in list(self._keys)[:_BATCH]]
         if not (entries or rows or links or keys):
             return True
+        began = time.perf_counter()
         try:
             await self._sink.write(audit=entries, sessions=rows, links=links, keys=keys)
         except (SQLAlchemyError, OSError) as error:
             detail = str(error).splitlines()[0]
             log(_LOG, logging.ERROR, "audit-not-written", waiting=self.waiting, error=detail)
             return False
+        self.seconds.observe(time.perf_counter() - began)
         del self._audit[: len(entries)]
         for row in rows:
             if self._sessions.get(row.session) is row:

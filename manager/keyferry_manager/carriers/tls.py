@@ -18,6 +18,7 @@ from keyferry_manager.carriers.tls_connection import (
     HandshakeTimeout,
     TlsConnection,
 )
+from keyferry_manager.observe.measures import Histogram
 
 _READ_BUFFER = 16384
 
@@ -176,6 +177,9 @@ class TlsListener:
     ) -> None:
         self.name = name
         self.limits = limits or TlsLimits()
+        # Handshakes that succeeded, by their time, and those that did not, by reason.
+        self.handshake_seconds = Histogram()
+        self.refusals: Counter[str] = Counter()
         # Every connection of this listener reads into this one buffer, and empties it at once.
         self.buffer = memoryview(bytearray(_READ_BUFFER))
         self._context = context
@@ -185,7 +189,7 @@ class TlsListener:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connections: dict[TlsConnection, tuple[str, str]] = {}
         self._per_host: Counter[str] = Counter()
-        self._handshaking: dict[TlsConnection, str] = {}
+        self._handshaking: dict[TlsConnection, tuple[str, float]] = {}
         self._handshaking_per_host: Counter[str] = Counter()
         self._steps: deque[Callable[[], None]] = deque()
         self._idle: asyncio.Event | None = None
@@ -260,10 +264,11 @@ class TlsListener:
             self._refuse(address, "too-many", full)
             return False
         assert self._idle is not None
+        assert self._loop is not None
         self._idle.clear()
         self._connections[connection] = (host, address)
         self._per_host[host] += 1
-        self._handshaking[connection] = host
+        self._handshaking[connection] = host, self._loop.time()
         self._handshaking_per_host[host] += 1
         return True
 
@@ -277,7 +282,9 @@ class TlsListener:
 
     def handshake_done(self, connection: TlsConnection) -> None:
         """Give a verified peer its protocol."""
-        self._end_handshake(connection)
+        began = self._end_handshake(connection)
+        if began is not None and self._loop is not None:
+            self.handshake_seconds.observe(self._loop.time() - began)
         certificate = connection.get_extra_info("ssl_object").getpeercert(True)
         peer = ChannelPeer(self._connections[connection][1], certificate)
         protocol = self._factory(peer)
@@ -314,14 +321,17 @@ class TlsListener:
             if self._steps:
                 self._loop.call_soon(self._next_step)
 
-    def _end_handshake(self, connection: TlsConnection) -> None:
-        host = self._handshaking.pop(connection, None)
+    def _end_handshake(self, connection: TlsConnection) -> float | None:
+        """When it began, by the loop's clock; None when it had ended before."""
+        host, began = self._handshaking.pop(connection, (None, None))
         if host is not None:
             _count_down(self._handshaking_per_host, host)
+        return began
 
     def _refuse(
         self, address: str, reason: str, detail: str, certificate_der: bytes | None = None
     ) -> None:
+        self.refusals[reason] += 1
         self._on_refused(Refusal(self.name, address, reason, detail, certificate_der))
 
 

@@ -258,7 +258,7 @@ def _output(file: Path | None) -> Any:
 
 def _signed(config: Config, number: int, digest: str) -> dict[str, Any]:
     from keyferry_manager.audit.heads import Head, sign
-    from keyferry_manager.authority.local import SERVER_FILE
+    from keyferry_manager.authority.chain import SERVER_FILE
 
     head = Head(number, digest, round(time.time(), 3))
     return sign(head, config.realm, config.home / SERVER_FILE)

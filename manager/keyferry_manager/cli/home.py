@@ -56,6 +56,12 @@ def init(
     ] = "0.0.0.0",
     mqtt_port: Port = 8883,
     est_port: Port = 8443,
+    observe_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="For metrics, on this machine only; 0 if --mqtt-port is 0."
+        ),
+    ] = None,
     public_host: Annotated[
         str | None,
         typer.Option(parser=host_parser, metavar="HOST", help="Where devices reach this manager."),
@@ -93,6 +99,7 @@ def init(
         listen_host=host,
         mqtt_port=mqtt_port,
         est_port=est_port,
+        observe_port=observe_port if observe_port is not None else 9464 if mqtt_port else 0,
         public_host=public_host or "",
         authority=authority,
         pkcs11_module=_whole(pkcs11_module),
@@ -224,6 +231,7 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
             "host": config.listen_host,
             "mqtt_port": manager.mqtt_port,
             "est_port": manager.est_port,
+            "observe_port": manager.observe_port,
             "pid": os.getpid(),
         }
         if as_json:
@@ -233,6 +241,8 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
                 f"ready: {config.realm} on {config.listen_host}, MQTT port {manager.mqtt_port}, "
                 f"EST port {manager.est_port}"
             )
+            if manager.observe_port:
+                line += f", metrics on {config.observe_host} port {manager.observe_port}"
         print(line, flush=True)
         await stopping.wait()
     finally:

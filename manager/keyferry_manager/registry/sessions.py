@@ -40,6 +40,9 @@ class Session:
     end_reason: str = ""
     messages: int = 0
     octets: int = 0
+    # What this exchange is called in the log and the audit trail, and when it was asked for.
+    request: str = ""
+    asked: float = 0.0
 
     def other(self, name: str) -> str:
         """The party that is not ``name``."""

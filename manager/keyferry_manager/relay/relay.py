@@ -5,6 +5,7 @@ about twice a second, ``set_rules`` when names or rules changed, and writes down
 is told.
 """
 
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from keyferry_core import signalling as sig
 from keyferry_core.errors import DecodeError, KeyferryError, RemoteError, code_of
 from keyferry_core.names import MANAGER
+from keyferry_manager.observe.measures import Histogram
 from keyferry_manager.policy import Rules
 from keyferry_manager.registry import Link, Presence, Registry, Session, Sessions
 from keyferry_manager.relay import wire
@@ -62,6 +64,9 @@ class Trail(Protocol):
         ...
 
 
+# What the steps of a key exchange are called in the audit trail.
+_STEPS = {sig.CONNECT: "exchange-asked", sig.ACCEPT: "exchange-accepted"}
+
 # A trace gets the link, the bytes, the checked map (None when there is none), the steps with their
 # outcomes, the outcome of all ("relayed", "answered" or an error's name) and what was sent.
 Trace = Callable[[Link, bytes, dict[int, Any] | None, list[tuple[str, str]], str, bytes], None]
@@ -87,6 +92,8 @@ class Relay:
         self.rules = Rules()
         self.names: frozenset[str] = frozenset()
         self.counters: Counter[str] = Counter()
+        # Seconds from connect to message_3.
+        self.exchanges = Histogram()
         self.now = now
         self.wall = wall
         self._trail = trail
@@ -176,6 +183,8 @@ class Relay:
                     passed.append((at, note))
             if passage.kind in sig.TO_MANAGER:
                 outcome = "answered"
+            elif sig.RECORD not in message:
+                self._follow(passage)
             self.counters[outcome] += 1
         except RemoteError as error:
             outcome = error.name
@@ -263,7 +272,15 @@ class Relay:
         withheld = self._withheld(initiator, responder)
         now = self.now()
         session = Session(
-            session_id, initiator, responder, self.wall(), now, profile=profile, withheld=withheld
+            session_id,
+            initiator,
+            responder,
+            self.wall(),
+            now,
+            profile=profile,
+            withheld=withheld,
+            request=_request(),
+            asked=now,
         )
         self.sessions.add(session)
         return session
@@ -277,6 +294,15 @@ class Relay:
         """Forget a session."""
         self.sessions.end(session, reason, self.wall())
         self._trail.session(session)
+        self._trail.ok(
+            "session-ended",
+            session.initiator,
+            "",
+            reason,
+            to=session.responder,
+            request=session.request,
+            session=session.id.hex(),
+        )
 
     def tell(self, name: str, session: Session, reason: str, end: bytes = b"") -> bool:
         """Tell ``name`` that a session ended, with the message ``end`` or one of our own. False
@@ -308,6 +334,26 @@ class Relay:
 
     # inside
 
+    def _follow(self, passage: Passage) -> None:
+        """Write down a step of a key exchange, under the name that all of its steps have."""
+        event = _STEPS.get(passage.kind)
+        message, link = passage.message, passage.link
+        session = passage.session or self.sessions.get(message[sig.SESSION])
+        if session is None or (event is None and passage.kind != sig.MESSAGE):
+            return
+        if event is None:
+            event = "exchange-message-3" if sig.MESSAGE_3 in message else "exchange-message-4"
+            if sig.MESSAGE_3 in message:
+                self.exchanges.observe(self.now() - session.asked)
+        self._trail.ok(
+            event,
+            link.name,
+            link.address,
+            to=session.other(link.name),
+            request=session.request,
+            session=session.id.hex(),
+        )
+
     def _withheld(self, initiator: str, responder: str) -> str:
         """Why the records of a session of these two are not relayed, "" when they are."""
         decision = self.rules.decide(initiator, responder, "message")
@@ -324,6 +370,11 @@ class Relay:
             fields: dict[str, object] = {"to": message.get(sig.TO, "")}
             if isinstance(kind, int) and kind in sig.TYPES:
                 fields["type"] = sig.TYPES[kind][0]
+            if sig.SESSION in message:
+                session = self.sessions.get(message[sig.SESSION])
+                mine = session is not None and link.name in (session.initiator, session.responder)
+                fields["request"] = session.request if session and mine else _request()
+                fields["session"] = message[sig.SESSION].hex()
             self._trail.refused(error.name, link.name, link.address, error.detail, **fields)
         link.send(self._error(link, error, message))
 
@@ -354,6 +405,11 @@ class Relay:
     def _expire(self, now: float) -> None:
         for presence in self.registry.expire(now, self.settings.session_grace):
             self._lost(presence.name, "peer-gone")
+
+
+def _request() -> str:
+    """A name for one key exchange, or for one attempt at it."""
+    return secrets.token_hex(8)
 
 
 def _end(name: str, session_id: bytes, reason: str) -> bytes:

@@ -5,12 +5,13 @@ and rules in memory and reads them again when ``data_version`` changes.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import delete, event, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -44,6 +45,9 @@ class Store:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._reading = engine
+        # What the database refused, by the driver-neutral name of the error.
+        self.errors: Counter[str] = Counter()
+        event.listen(engine.sync_engine, "handle_error", self._count_error)
         self._writing = engine.execution_options(**{WRITES: True})
         # Revocation, and removal of devices.
         self.life = Life(self._reading, self._writing)
@@ -197,6 +201,19 @@ class Store:
         columns = [ranked.c[column.name] for column in table.columns]
         found = await self._all(select(*columns).where(ranked.c.rank == 1), Certificate)
         return {certificate.device: certificate for certificate in found}
+
+    async def certificate_ends(self) -> list[int]:
+        """When the newest certificate of each device ends that has one and was not removed."""
+        table, devices, revoked = tables.certificates, tables.devices, tables.revoked
+        query = (
+            select(func.max(table.c.not_after))
+            .join(devices, devices.c.name == table.c.device)
+            .where(devices.c.removed_at.is_(None))
+            .where(table.c.serial.not_in(select(revoked.c.serial)))
+            .group_by(table.c.device)
+        )
+        async with self._reading.connect() as connection:
+            return [int(end) for end in (await connection.scalars(query)).all()]
 
     async def issued_since(self, device: str, since: int) -> int:
         """How many certificates a device got at ``since`` or later."""
@@ -361,6 +378,10 @@ class Store:
         return done.rowcount
 
     # inside
+
+    def _count_error(self, context: Any) -> None:
+        error = context.sqlalchemy_exception or context.original_exception
+        self.errors[type(error).__name__] += 1
 
     async def _all(self, query: Any, record: type[_Record]) -> list[_Record]:
         async with self._reading.connect() as connection:

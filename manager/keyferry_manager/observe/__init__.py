@@ -1,0 +1,1 @@
+"""What the manager tells of itself: numbers for Prometheus, and whether it is alive and ready."""

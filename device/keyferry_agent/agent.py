@@ -10,7 +10,14 @@ from keyferry_agent.errors import LinkError, explain, jitter
 from keyferry_core import cbor
 from keyferry_core import signalling as s
 from keyferry_core._compat import CPYTHON
-from keyferry_core.errors import DecodeError, KeyferryError, LocalError, RemoteError, name_of
+from keyferry_core.errors import (
+    DecodeError,
+    KeyferryError,
+    LocalError,
+    RemoteError,
+    code_of,
+    name_of,
+)
 from keyferry_core.names import check_name
 from keyferry_core.suite import Crypto
 
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from keyferry_agent.config import Config
+    from keyferry_agent.messages import Messages
     from keyferry_agent.sessions import PeerSession, Sessions
 
 # Seconds to wait for the manager's answer to a request, and for a peer's to connect().
@@ -36,7 +44,11 @@ RENEW_AGAIN = 3600
 COLLECT_EVERY = 8192
 
 # What an answer must have to be of use.
-_NEEDED = {s.REGISTERED: (s.EXPIRES, s.SEEN), s.RESOLVED: (s.NAME, s.ONLINE, s.ADDRESSES)}
+_NEEDED = {
+    s.REGISTERED: (s.EXPIRES, s.SEEN),
+    s.RESOLVED: (s.NAME, s.ONLINE, s.ADDRESSES),
+    s.DELIVERED: (),
+}
 
 # Modules needed only until there is an identity.
 _PASSING = (
@@ -94,8 +106,10 @@ class Agent:
         self._secure = carrier is None
         self._tls = None
         self._endorsed = b""  # our key for the profile rpk, to be registered
-        self._requests: dict[int, list] = {}  # id: [Event, answer or error]
+        self._requests: dict[int, list] = {}  # id: [Event, answer or error, who may answer]
         self._request_id = 0
+        self._messages: Messages | None = None
+        self._manager: bytes | None = None  # which run of the manager we registered with
         self._instance = self.crypto.random(s.INSTANCE_LENGTH)
         self._task = None
         self._up = asyncio.Event()
@@ -129,6 +143,8 @@ class Agent:
             return
         self._stopping = True
         self.sessions.stop()
+        if self._messages is not None:
+            self._messages.stop()
         if self._up.is_set():
             for session in self.sessions.standing():
                 await session.close()
@@ -166,12 +182,43 @@ class Agent:
             raise LocalError("wrong-state", "start the agent first")
         return self.sessions
 
-    async def resolve(self, name: str) -> dict:
-        """What the manager knows of ``name``: {"name", "online", "addresses", "certificate",
-        "public_key"}.
+    async def message(self, name: str, data: bytes) -> None:
+        """Bring up to 2048 bytes to the device ``name`` without a session; the manager can read
+        them. Returns when the other agent has them.
 
-        ``certificate`` is DER or None; ``public_key`` is its endorsed key for the profile rpk, or
-        None. RemoteError "unknown-name", "access-denied", "timeout".
+        RemoteError says why not: "access-denied", "unknown-name", "device-gone", "peer-offline",
+        "too-many" (the application there does not read), "declined" (it takes none), "peer-gone"
+        (its link ended before it answered), "timeout". After the last two, and when our own link
+        ends, it may have them all the same.
+        """
+        if not isinstance(data, bytes) or len(data) > s.MAX_PLAIN:
+            raise LocalError("bad-argument", "data: at most 2048 bytes")
+        message = {s.TYPE: s.SEND, s.TO: check_name(name), s.DATA: data}
+        await self._wait_up(ANSWER_TIMEOUT)
+        if self.sessions.leg is not None:
+            message[s.ROUTE] = [self.sessions.leg]
+        answer = await self._ask(message, s.DELIVERED)
+        if s.ERROR_CODE in answer:
+            raise RemoteError(name_of(answer[s.ERROR_CODE]), "said " + name)
+
+    def messages(self) -> "Messages":
+        """``async for message in agent.messages()``: what others send with ``message``, until
+        ``stop``. Before the first call of this, messages are declined."""
+        if self.sessions is None:
+            raise LocalError("wrong-state", "start the agent first")
+        if self._messages is None:
+            from keyferry_agent.messages import Messages
+
+            self._messages = Messages()
+        return self._messages
+
+    async def resolve(self, name: str) -> dict:
+        """What the manager knows of ``name``: {"name", "online", "addresses", "expires",
+        "certificate", "public_key"}.
+
+        ``expires``: seconds for which the addresses hold, or None; ``certificate``: DER or None;
+        ``public_key``: its endorsed key for the profile rpk, or None. RemoteError
+        "access-denied", "unknown-name", "device-gone" (it was removed), "timeout".
         """
         await self._wait_up(ANSWER_TIMEOUT)
         answer = await self._ask({s.TYPE: s.RESOLVE, s.NAME: check_name(name)}, s.RESOLVED)
@@ -179,6 +226,7 @@ class Agent:
             "name": answer[s.NAME],
             "online": answer[s.ONLINE],
             "addresses": answer[s.ADDRESSES],
+            "expires": answer.get(s.EXPIRES),
             "certificate": answer.get(s.CREDENTIAL),
             "public_key": answer.get(s.PUBLIC_KEY),
         }
@@ -357,6 +405,11 @@ class Agent:
         if first and self._endorsed:  # the manager keeps it for as long as the link stands
             message[s.PUBLIC_KEY] = self._endorsed
         answer = await self._ask(message, s.REGISTERED)
+        manager = answer.get(s.INSTANCE, b"")
+        if self._manager is not None and manager != self._manager:
+            # It cannot tell us of sessions that it does not know any more.
+            self.sessions.end_all("manager-restarted")
+        self._manager = manager
         expires = answer[s.EXPIRES]
         self._refresh_at = clock.uptime() + expires // 2
         self.sessions.leg = [answer[s.SEEN], s.TRANSPORT_MQTT_TLS, True]
@@ -392,12 +445,13 @@ class Agent:
                 raise RemoteError("timeout", "no link to the manager") from None
 
     async def _ask(self, message: dict, kind: int) -> dict:
-        """Send a request to the manager and wait for its answer of type ``kind``. RemoteError."""
+        """Send a request and wait for its answer of type ``kind``; to the manager, unless it says
+        to whom. RemoteError."""
         self._request_id = number = (self._request_id + 1) & 0xFFFFFFFF
         message[s.FROM] = self.config.name
-        message[s.TO] = s.MANAGER
+        message.setdefault(s.TO, s.MANAGER)
         message[s.ID] = number
-        request = self._requests[number] = [asyncio.Event(), None]
+        request = self._requests[number] = [asyncio.Event(), None, message[s.TO]]
         try:
             await self._send(message)
             await asyncio.wait_for(request[0].wait(), ANSWER_TIMEOUT)
@@ -460,15 +514,31 @@ class Agent:
             else:
                 self._replaced = self._replaced or name == "replaced"
                 self._event("manager-error", error=name, detail=text)
+        elif kind == s.SEND:
+            await self._take(message)
         elif s.ID in message:
             request = self._requests.get(message[s.ID])
-            if request is None:
+            if request is None or request[2] != message[s.FROM]:
                 raise DecodeError("id: nobody asked")
             self._answer(request, message)
         elif s.SESSION in message:
             await self.sessions.on_message(message)
         else:
             raise DecodeError("neither id nor session")
+
+    async def _take(self, message: dict) -> None:
+        """A plain message: to the application's queue, or a refusal to its sender."""
+        error = "declined" if self._messages is None else self._messages.take(message)
+        answer = {
+            s.TYPE: s.DELIVERED,
+            s.FROM: self.config.name,
+            s.TO: message[s.FROM],
+            s.ID: message[s.ID],
+        }
+        if error:
+            answer[s.ERROR_CODE] = code_of(error)
+        await self._send(answer)
+        self._event("plain-message", peer=message[s.FROM], bytes=len(message[s.DATA]), error=error)
 
     # -- inside --
 

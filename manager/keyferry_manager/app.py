@@ -343,7 +343,7 @@ class Manager:
                 raise
             rules = self.relay.rules
             log(_LOG, logging.ERROR, "policy-unreadable", error=str(problem))
-        self.relay.set_rules(rules, names)
+        self.relay.set_rules(rules, names, await self.store.removed_names())
         self._seen_version = version
         number = 0 if applied is None else applied.id
         fields = {"devices": len(names), "rules": len(pairs), "policy": number}

@@ -31,6 +31,7 @@ ONLINE = 19
 ERROR_CODE = 20
 TEXT = 21
 PUBLIC_KEY = 22
+DATA = 23
 
 # types
 REGISTER = 1
@@ -43,6 +44,8 @@ REJECT = 7
 MESSAGE = 8
 END = 9
 ERROR = 10
+SEND = 11
+DELIVERED = 12
 
 # profiles (docs: keys between peers)
 PROFILE_CERT = 0
@@ -55,6 +58,7 @@ TRANSPORT_SIP_TLS = 2
 # Limits in bytes. MAX_MESSAGE bounds a whole encoded message.
 MAX_MESSAGE = 16384
 MAX_RECORD = 8300
+MAX_PLAIN = 2048  # of a plain message
 SESSION_ID_LENGTH = 16
 INSTANCE_LENGTH = 8
 MAX_ADDRESSES = 4
@@ -62,7 +66,7 @@ MAX_ADDRESSES = 4
 # key: (name, kind, smallest, largest); sizes count bytes for "bytes", characters for "text"
 _UINT, _BYTES, _TEXT, _BOOL, _NAME, _ROUTE, _ADDRESSES = range(7)
 FIELDS = {
-    TYPE: ("type", _UINT, REGISTER, ERROR),
+    TYPE: ("type", _UINT, REGISTER, DELIVERED),
     FROM: ("from", _NAME, 1, 63),
     TO: ("to", _NAME, 1, 63),
     ID: ("id", _UINT, 0, 0xFFFFFFFF),
@@ -84,23 +88,31 @@ FIELDS = {
     ERROR_CODE: ("error", _UINT, 1, 0xFFFF),
     TEXT: ("text", _TEXT, 0, 200),
     PUBLIC_KEY: ("public_key", _BYTES, 1, 280),
+    DATA: ("data", _BYTES, 0, MAX_PLAIN),
 }
 
 # type: (name, required keys besides type, from and to; optional keys; keys only the manager adds)
 TYPES = {
     REGISTER: ("register", (ID, INSTANCE, ADDRESSES), (EXPIRES, ROUTE, PUBLIC_KEY), ()),
-    REGISTERED: ("registered", (), (), (ID, EXPIRES, SEEN)),
+    REGISTERED: ("registered", (), (), (ID, EXPIRES, SEEN, INSTANCE)),
     RESOLVE: ("resolve", (ID, NAME), (), ()),
-    RESOLVED: ("resolved", (), (), (ID, NAME, ONLINE, ADDRESSES, CREDENTIAL, PUBLIC_KEY)),
+    RESOLVED: (
+        "resolved",
+        (),
+        (),
+        (ID, NAME, ONLINE, ADDRESSES, EXPIRES, CREDENTIAL, PUBLIC_KEY),
+    ),
     CONNECT: ("connect", (SESSION, PROFILE, MESSAGE_1), (ROUTE,), (CREDENTIAL, PUBLIC_KEY)),
     ACCEPT: ("accept", (SESSION, MESSAGE_2), (ROUTE,), (CREDENTIAL, PUBLIC_KEY)),
     REJECT: ("reject", (SESSION, ERROR_CODE), (TEXT,), ()),
     MESSAGE: ("message", (SESSION,), (MESSAGE_3, MESSAGE_4, RECORD), ()),
     END: ("end", (SESSION,), (ERROR_CODE, TEXT), ()),
     ERROR: ("error", (), (), (ERROR_CODE, TEXT, ID, SESSION)),
+    SEND: ("send", (ID, DATA), (ROUTE,), ()),
+    DELIVERED: ("delivered", (ID,), (ERROR_CODE,), ()),
 }
 # Types that a device may send. The others come from the manager alone.
-FROM_DEVICE = (REGISTER, RESOLVE, CONNECT, ACCEPT, REJECT, MESSAGE, END)
+FROM_DEVICE = (REGISTER, RESOLVE, CONNECT, ACCEPT, REJECT, MESSAGE, END, SEND, DELIVERED)
 # Types that carry ``to`` = the manager itself; all others name a device.
 TO_MANAGER = (REGISTER, RESOLVE)
 

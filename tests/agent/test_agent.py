@@ -139,6 +139,7 @@ def test_refusals_of_the_manager_have_their_names():
                 "name": "pump-7",
                 "online": False,
                 "addresses": [],
+                "expires": None,
                 "certificate": None,
                 "public_key": None,
             }

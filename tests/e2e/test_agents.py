@@ -189,6 +189,59 @@ def test_the_manager_stops_and_starts_again(application: Application) -> None:
     play(application, scene)
 
 
+def test_the_manager_is_killed_and_starts_again(application: Application) -> None:
+    async def scene(stage: Stage, a: Board, b: Board) -> None:
+        await a.boot()
+        await b.boot()
+        await meet(a, b)
+        after = len(a.events), len(b.events)
+        manager = stage._manager
+        assert manager is not None
+        manager.kill()
+        await manager.wait()
+        await stage.serve()
+        # both wait in recv() and say nothing: the new run of the manager knows of no session
+        for board, mark in zip((a, b), after, strict=True):
+            over = await board.wait_for("over", after=mark, timeout=PATIENCE)
+            assert over["reason"] == "manager-restarted"
+            await board.wait_for("registered", after=mark, timeout=PATIENCE)
+        await meet(a, b)
+
+    play(application, scene)
+
+
+def test_plain_messages_and_what_became_of_them(application: Application) -> None:
+    async def scene(stage: Stage, a: Board, b: Board) -> None:
+        await a.boot()
+        await b.boot()
+
+        async def tell(sender: Board, to: str, size: int = 20) -> str:
+            after = len(sender.events)
+            await sender.send(do="tell", to=to, size=size)
+            done = await sender.wait_for("done", what="tell", after=after, timeout=PATIENCE)
+            return str(done["problem"]).partition(":")[0]
+
+        assert await tell(a, "pump-7") == "declined"  # its application takes none yet
+        await b.do("listen")
+        for size in (0, 20, 1024):
+            after = len(b.events)
+            assert await tell(a, "pump-7", size) == ""
+            told = await b.wait_for("told", after=after, size=size, timeout=PATIENCE)
+            assert (told["sender"], told["verified"]) == ("gauge-2", [True, True])
+        assert await tell(b, "gauge-2") == "access-denied"
+        assert await tell(a, "valve-9") == "access-denied"
+        await meet(a, b)
+        assert await tell(a, "pump-7") == ""
+        await b.power_cut()
+        # until the manager notices it goes nowhere, and the sender hears that either way
+        assert await tell(a, "pump-7") in ("peer-gone", "peer-offline")
+        await b.boot()
+        await b.do("listen")
+        assert await tell(a, "pump-7") == ""
+
+    play(application, scene)
+
+
 def test_records_too_large_for_a_small_board(application: Application) -> None:
     async def scene(stage: Stage, a: Board, b: Board) -> None:
         # the sender is a larger machine

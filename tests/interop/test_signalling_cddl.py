@@ -23,21 +23,24 @@ RULES = {
     7: "reject",
     8: "message",
     9: "end",
+    11: "up-send",
+    12: "delivered",
 }
 DOWN_RULES = RULES | {2: "down-registered", 4: "down-resolved", 5: "down-connect"}
-DOWN_RULES |= {6: "down-accept", 10: "error"}
+DOWN_RULES |= {6: "down-accept", 10: "error", 11: "down-send"}
 # What CDDL leaves to words: the alphabet of names, and that no device is called "manager".
 BY_WORDS = {
     "name with capitals",
     "name with an empty label",
     "name ends with a hyphen",
     "connect to the manager",
+    "send to the manager",
     "resolve of the manager",
     "message with nothing",
 }
 # What this validator takes although the CDDL does not: a size control on another major type, and
 # more array items than are named. Our own check refuses them.
-LENIENT = {"name as bytes", "session as text", "two legs"}
+LENIENT = {"name as bytes", "session as text", "two legs", "send by two legs", "send of text"}
 
 
 def validate(rule: str, data: bytes) -> None:

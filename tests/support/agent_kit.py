@@ -183,6 +183,7 @@ class Hub:
         self.expires = 3600
         self.allow_opening = True
         self.instances = {}
+        self.boot = b"manager1"
         self.keys = {}
         self.small = []  # sessions with the profile rpk
 
@@ -247,6 +248,7 @@ class Hub:
                     s.ID: message[s.ID],
                     s.EXPIRES: self.expires,
                     s.SEEN: "192.0.2.7:1234",
+                    s.INSTANCE: self.boot,
                 },
             )
         elif kind == s.RESOLVE:
@@ -265,9 +267,10 @@ class Hub:
             if peer is None:
                 self.error(link, "peer-offline", message)
                 return
-            if kind in (s.CONNECT, s.ACCEPT):
+            if kind in (s.CONNECT, s.ACCEPT, s.SEND):
                 stated = message.get(s.ROUTE, [["192.0.2.9:1", 1, True]])[0]
                 message[s.ROUTE] = [list(stated) + [True], ["192.0.2.1:8883", 1, True, True]]
+            if kind in (s.CONNECT, s.ACCEPT):
                 if s.CREDENTIAL not in message:
                     message[s.CREDENTIAL] = certificate(message[s.FROM])
                 if message.get(s.PROFILE) == s.PROFILE_RPK:

@@ -19,6 +19,7 @@ from keyferry_manager.policy import Rules
 from keyferry_manager.registry import Link, Presence, Registry, Session, Sessions
 from keyferry_manager.relay import wire
 from keyferry_manager.relay.agreement import AgreementKeys
+from keyferry_manager.relay.deliveries import Deliveries, Delivery
 from keyferry_manager.relay.settings import RelaySettings
 from keyferry_manager.relay.steps import PATHS, Passage
 from keyferry_manager.store.records import AgreementKey
@@ -91,6 +92,10 @@ class Relay:
         self.keys = AgreementKeys(trail.key)
         self.rules = Rules()
         self.names: frozenset[str] = frozenset()
+        self.removed: frozenset[str] = frozenset()
+        self.deliveries = Deliveries()
+        # Devices compare it: another one means that we lost what they still have.
+        self.instance = secrets.token_bytes(sig.INSTANCE_LENGTH)
         self.counters: Counter[str] = Counter()
         # Seconds from connect to message_3.
         self.exchanges = Histogram()
@@ -113,6 +118,7 @@ class Relay:
         before = self.registry.attach(link, self.wall())
         if before is not None:
             self._trail.link_ended(replaced)
+            self._unreported(before)
             before.send(self._error(before, RemoteError("replaced"), {}))
             before.close()
             detail = f"replaces the link from {before.address}"
@@ -131,6 +137,7 @@ class Relay:
         link_id = "" if known is None else known.link_id
         if not self.registry.detach(link, gone_at):
             return
+        self._unreported(link)
         self._trail.link_ended(link_id)
         self._trail.ok("link-down", link.name, link.address, reason, clean=clean, link=link_id)
         if clean:
@@ -145,6 +152,7 @@ class Relay:
         if link is not None:
             link_id = presence.link_id
             self.registry.detach(link, self.now())
+            self._unreported(link)
             self._trail.link_ended(link_id)
             self._trail.ok("link-down", name, link.address, reason, clean=False, link=link_id)
             link.close()
@@ -202,12 +210,18 @@ class Relay:
         now = self.now()
         for session in self.sessions.expired(now):
             self._end_for(session, (session.initiator, session.responder), "timeout")
+        for delivery in self.deliveries.expired(now):
+            self._failed(delivery, "timeout")
         self._expire(now)
 
-    def set_rules(self, rules: Rules, names: Iterable[str]) -> None:
-        """Replace names and rules. Links and sessions that they no longer allow end now."""
+    def set_rules(self, rules: Rules, names: Iterable[str], removed: Iterable[str] = ()) -> None:
+        """Replace names and rules. Links and sessions that they no longer allow end now.
+
+        ``removed``: names of devices that there were once.
+        """
         self.rules = rules
         self.names = frozenset(names)
+        self.removed = frozenset(removed)
         self.keys.keep(self.names)
         for presence in self.registry:
             if presence.name not in self.names:
@@ -359,6 +373,16 @@ class Relay:
         decision = self.rules.decide(initiator, responder, "message")
         return "" if decision.allowed else decision.reason
 
+    def _unreported(self, link: Link) -> None:
+        """Nobody will report on what was sent over ``link`` and not yet reported on."""
+        for delivery in self.deliveries.lost(link):
+            self._failed(delivery, "peer-gone")
+
+    def _failed(self, delivery: Delivery, reason: str) -> None:
+        self.counters[reason] += 1
+        sender = delivery.sender
+        sender.send(self._error(sender, RemoteError(reason), {sig.ID: delivery.number}))
+
     def _refuse(
         self, link: Link, payload: bytes, message: dict[int, Any] | None, error: RemoteError
     ) -> None:
@@ -387,7 +411,8 @@ class Relay:
             sig.TEXT: error.text,
         }
         for key in (sig.ID, sig.SESSION):
-            if key in message:
+            # The id of a report is the other side's: it would be taken for one of our own.
+            if key in message and message.get(sig.TYPE) != sig.DELIVERED:
                 answer[key] = message[key]
         return wire.encode(answer)
 

@@ -15,6 +15,7 @@ from keyferry_core.names import MANAGER
 from keyferry_manager.registry import Link, Presence, Session
 from keyferry_manager.registry.sessions import State
 from keyferry_manager.relay import wire
+from keyferry_manager.relay.deliveries import Delivery
 from keyferry_manager.relay.settings import RouteMode
 from keyferry_manager.store.records import AgreementKey
 
@@ -27,7 +28,18 @@ Leg = list[Any]
 class Passage:
     """One message on its way: what it is, and what the steps have found so far."""
 
-    __slots__ = ("key", "kind", "leg", "link", "message", "out", "payload", "peer", "session")
+    __slots__ = (
+        "delivery",
+        "key",
+        "kind",
+        "leg",
+        "link",
+        "message",
+        "out",
+        "payload",
+        "peer",
+        "session",
+    )
 
     def __init__(self, link: Link, payload: bytes, message: dict[int, Any]) -> None:
         self.link = link
@@ -38,6 +50,7 @@ class Passage:
         self.leg: Leg | None = None  # the sender's, checked
         self.peer: Link | None = None
         self.session: Session | None = None
+        self.delivery: Delivery | None = None  # that a report is about
         self.out = b""  # what the peer, or the sender, gets
 
 
@@ -109,11 +122,9 @@ def route(relay: "Relay", passage: Passage) -> str:
 
 
 def policy(relay: "Relay", passage: Passage) -> str:
-    """A rule lets the sender ask for this peer, or look it up."""
-    if passage.kind == sig.RESOLVE:
-        decision = relay.rules.decide(passage.link.name, passage.message[sig.NAME], "resolve")
-    else:
-        decision = relay.rules.decide(passage.link.name, passage.message[sig.TO], "session")
+    """A rule lets the sender ask for this peer, write to it, or look it up."""
+    wanted = passage.message[sig.NAME if passage.kind == sig.RESOLVE else sig.TO]
+    decision = relay.rules.decide(passage.link.name, wanted, _RIGHTS[passage.kind])
     if not decision.allowed:
         raise RemoteError("access-denied", decision.reason)
     return decision.reason
@@ -124,8 +135,12 @@ def known(relay: "Relay", passage: Passage) -> str:
     wanted = passage.message[sig.NAME if passage.kind == sig.RESOLVE else sig.TO]
     # A link is proof enough for a device that was added since the names were read.
     if wanted not in relay.names and relay.registry.get(wanted) is None:
-        raise RemoteError("unknown-name", wanted)
+        raise RemoteError("device-gone" if wanted in relay.removed else "unknown-name", wanted)
     return wanted
+
+
+# What a rule must allow for a message that begins something.
+_RIGHTS = {sig.RESOLVE: "resolve", sig.CONNECT: "session", sig.SEND: "message"}
 
 
 def peer(relay: "Relay", passage: Passage) -> str:
@@ -168,6 +183,24 @@ def records(relay: "Relay", passage: Passage) -> str:
     return "allowed"
 
 
+def room(relay: "Relay", passage: Passage) -> str:
+    """Not too many of the sender's plain messages wait for their report already."""
+    message = passage.message
+    relay.deliveries.check_room(passage.link.name, message[sig.TO], message[sig.ID])
+    return "room"
+
+
+def awaited(relay: "Relay", passage: Passage) -> str:
+    """A report is about a message that went over this very link, and comes in time."""
+    message = passage.message
+    found = relay.deliveries.find(message[sig.TO], message[sig.ID], passage.link)
+    if found is None:
+        # The sender was told that it failed, or there never was such a message.
+        raise RemoteError("timeout", "nobody waits for this report")
+    passage.delivery = found
+    return "awaited"
+
+
 def agreement(relay: "Relay", passage: Passage) -> str:
     """A key that the sender registers is endorsed by its link's certificate, for its own name."""
     endorsed = passage.message.get(sig.PUBLIC_KEY)
@@ -199,6 +232,16 @@ def facts(relay: "Relay", passage: Passage) -> str:
     message[sig.ROUTE] = [passage.leg, onward]
     passage.out = wire.encode(message)
     return "certificate and second leg added"
+
+
+def legs(relay: "Relay", passage: Passage) -> str:
+    """Add both legs, each with whether it was verified."""
+    assert passage.peer is not None
+    message = dict(passage.message)
+    onward = [passage.peer.address, passage.peer.transport, True, True]
+    message[sig.ROUTE] = [passage.leg, onward]
+    passage.out = wire.encode(message)
+    return "second leg added"
 
 
 def _profile(passage: Passage) -> int:
@@ -252,6 +295,22 @@ def count(relay: "Relay", passage: Passage) -> str:
     return "counted"
 
 
+def await_report(relay: "Relay", passage: Passage) -> str:
+    """From now on the sender gets one answer: the peer's report, or why there is none."""
+    assert passage.peer is not None
+    relay.deliveries.add(passage.link, passage.peer, passage.message[sig.ID], relay.now())
+    return "awaits the report"
+
+
+def report(relay: "Relay", passage: Passage) -> str:
+    """Tell the sender, on the link that it sent on. One that reads nothing misses it."""
+    assert passage.delivery is not None
+    relay.deliveries.done(passage.delivery)
+    if passage.delivery.sender.send(passage.out):
+        return f"{len(passage.out)} bytes"
+    return "the sender is not there, or reads nothing"
+
+
 def leave(relay: "Relay", passage: Passage) -> str:
     """The session is over, whether or not the other side can be told at once."""
     assert passage.session is not None
@@ -279,6 +338,7 @@ def enter(relay: "Relay", passage: Passage) -> str:
             sig.ID: message[sig.ID],
             sig.EXPIRES: seconds,
             sig.SEEN: passage.link.address,
+            sig.INSTANCE: relay.instance,
         }
     )
     passage.peer = passage.link
@@ -306,6 +366,7 @@ def look_up(relay: "Relay", passage: Passage) -> str:
     if presence is not None and presence.link is not None and presence.registered:
         answer[sig.ONLINE] = True
         answer[sig.ADDRESSES] = presence.addresses
+        answer[sig.EXPIRES] = max(1, int(presence.expires_at - relay.now()))
         answer[sig.CREDENTIAL] = presence.link.certificate_der
         if presence.public_key is not None:
             answer[sig.PUBLIC_KEY] = presence.public_key
@@ -337,4 +398,17 @@ PATHS: dict[int, tuple[Step, ...]] = {
     sig.MESSAGE: (name, registered, peer, session, records, unchanged, deliver, count),
     sig.REJECT: (name, registered, session, unchanged, leave),
     sig.END: (name, registered, session, unchanged, leave),
+    sig.SEND: (
+        name,
+        registered,
+        route,
+        policy,
+        known,
+        peer,
+        room,
+        legs,
+        deliver,
+        await_report,
+    ),
+    sig.DELIVERED: (name, registered, awaited, unchanged, report),
 }

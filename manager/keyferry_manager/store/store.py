@@ -107,6 +107,13 @@ class Store:
         query = select(table).where(table.c.removed_at.is_(None)).order_by(table.c.name)
         return await self._all(query, Device)
 
+    async def removed_names(self) -> list[str]:
+        """Devices that were removed, and whose certificates are still remembered."""
+        table = tables.devices
+        query = select(table.c.name).where(table.c.removed_at.is_not(None)).order_by(table.c.name)
+        async with self._reading.connect() as connection:
+            return list((await connection.execute(query)).scalars())
+
     async def add_device(
         self,
         name: str,

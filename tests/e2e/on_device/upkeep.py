@@ -1,7 +1,8 @@
 """A device for test_agents.py: does what JSON lines on its console say, and counts what it gets.
 
 {"do": "connect", "to": NAME}; {"do": "close"}; {"do": "send", "size": N, "count": N};
-{"do": "renew", "new_key": BOOL}; {"do": "memory"}
+{"do": "renew", "new_key": BOOL}; {"do": "memory"}; {"do": "listen"};
+{"do": "tell", "to": NAME, "size": N}
 """
 
 import asyncio
@@ -46,6 +47,11 @@ class Upkeep:
         except SessionEnded as error:
             report("over", reason=error.name)
 
+    async def listen(self):
+        async for message in self.agent.messages():
+            verified = [leg[3] for leg in message.route]
+            report("told", sender=message.sender, size=len(message.data), verified=verified)
+
     async def do(self, command):
         what = command["do"]
         if what == "connect":
@@ -55,6 +61,10 @@ class Upkeep:
         elif what == "send":
             for _ in range(command["count"]):
                 await self.session.send(bytes(command["size"]))
+        elif what == "tell":
+            await self.agent.message(command["to"], bytes(command["size"]))
+        elif what == "listen":
+            self.tasks.append(asyncio.create_task(self.listen()))
         elif what == "renew":
             await self.agent.renew(command["new_key"])
 

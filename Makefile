@@ -15,7 +15,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(INSTALLED) ## two devices meet through a manager, on this machine; ARGS="--profile rpk", ARGS="--keep" leaves it running
@@ -81,6 +81,10 @@ size: check-size ## bytes of each device module, and the heap that core and agen
 .PHONY: bench
 bench: $(INSTALLED) ## time of the core's work on both runtimes, bytes on the wire, relays a second
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+.PHONY: bench-manager
+bench-manager: $(INSTALLED) system ## the manager against bare TLS, mosquitto and bare signing; ARGS="--part relays"
+	PYTHONPATH=tests $(BIN)/python -m bench.bench_manager $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(INSTALLED) ## hostile input to every decoder, a minute each; ARGS="cbor x509 --seconds 600 --jobs 2 --keep"

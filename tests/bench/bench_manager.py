@@ -1,0 +1,416 @@
+"""``make bench-manager``: the manager against the least that others do, all in one run.
+
+Each server has the last core for itself and the load generator, a process of its own, the first.
+What counts is work for each second of the server's processor time, and its ratio to the others:
+that holds on a machine that is busy with other things too. ``busy`` is how much of the time the
+server had work: near 100 % says that the generator was not what held it up.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import http.client
+import json
+import os
+import resource
+import selectors
+import socket
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from bench import rivals
+from bench.bench_relay import BURST, RECORD, BarePair, End, ManagerPair
+from keyferry_core import mqtt_codec as mqtt
+from keyferry_core import names
+from keyferry_core import signalling as sig
+from keyferry_manager.authority import record
+from keyferry_manager.relay import wire
+from keyferry_manager.store import Store
+from support.est_client import PKCS10, PREFIX, csr, new_key
+from support.manager_kit import REALM, Credentials, Home
+
+PAIRS = 4
+TRIPS = 2000
+TARGETS = {
+    "relay to bare": 0.75,
+    "relay to mosquitto and worker": 3.0,
+    "handshakes to bare": 0.9,
+    "KB an idle link": 60.0,
+}
+
+
+class BrokerPair:
+    """Two devices at mosquitto. ``routed``: the broker alone, by topic; else through the worker."""
+
+    def __init__(self, home: Home, port: int, number: int, qos: int, routed: bool) -> None:
+        self.qos = qos
+        self.names = [f"pump-{number}", f"valve-{number}"]
+        self.ends = [End(home, port, home.device(name, known=False)) for name in self.names]
+        for name, end in zip(self.names, self.ends, strict=True):
+            end.socket.sendall(mqtt.connect(name, 0) + mqtt.subscribe(1, [(f"kf/d/{name}", qos)]))
+            assert end.read(4) == mqtt.connack()
+            assert end.read(5) == mqtt.suback(1, [qos])
+        message = {sig.TYPE: sig.MESSAGE, sig.FROM: self.names[0], sig.TO: self.names[1],
+                   sig.SESSION: os.urandom(16), sig.RECORD: os.urandom(RECORD)}  # fmt: skip
+        payload = wire.encode(message)
+        down = f"kf/d/{self.names[1]}"
+        up = down if routed else f"kf/u/{self.names[0]}"
+        self._packet = lambda number: mqtt.publish(up, payload, qos, number if qos else 0)
+        self.down = len(mqtt.publish(down, payload, qos, 7 if qos else 0))
+        self.id_at = 3 + 2 + len(down)
+        self._number = 0
+
+    def send(self, count: int) -> None:
+        packets = []
+        for _ in range(count):
+            self._number = self._number % 0xFFFF + 1
+            packets.append(self._packet(self._number))
+        self.ends[0].socket.sendall(b"".join(packets))
+
+    receive = ManagerPair.receive
+
+
+# -- what is measured ---------------------------------------------------------------------------
+
+
+def relays(server: rivals.Server, pairs: list[Any], seconds: float) -> dict[str, float]:
+    """Load the server with every pair at once, then time single messages of one pair."""
+    for pair in pairs:  # warm
+        pair.send(BURST)
+        pair.receive(BURST)
+    with selectors.DefaultSelector() as selector:
+        for pair in pairs:
+            selector.register(pair.ends[1].socket, selectors.EVENT_READ, pair)
+            pair.send(BURST)
+        own, used, began, relayed = time.process_time(), server.cpu(), time.monotonic(), 0
+        while time.monotonic() - began < seconds:
+            for key, _ in selector.select():
+                key.data.receive(BURST)
+                key.data.send(BURST)
+                relayed += BURST
+        took, used = time.monotonic() - began, server.cpu() - used
+        own = time.process_time() - own
+    for pair in pairs:
+        pair.receive(BURST)
+    trips = []
+    for _ in range(TRIPS):
+        one = time.perf_counter()
+        pairs[0].send(1)
+        pairs[0].receive(1)
+        trips.append((time.perf_counter() - one) * 1000)
+    trips.sort()
+    return {
+        "per_second": relayed / took,
+        "per_cpu_second": relayed / used,
+        "us": 1e6 * used / relayed,
+        "busy": used / took,
+        "generator_busy": own / took,
+        "p50_ms": trips[len(trips) // 2],
+        "p99_ms": trips[len(trips) * 99 // 100],
+    }
+
+
+def handshakes(
+    home: Home, server: rivals.Server, credentials: Credentials, seconds: float
+) -> dict[str, float]:
+    """Connections with TLS 1.2 and both certificates, as MicroPython makes them, and no word
+    after that."""
+    context = home.client_context(credentials, ssl.TLSVersion.TLSv1_2)
+    used, began, count = server.cpu(), time.monotonic(), 0
+    while time.monotonic() - began < seconds:
+        plain = socket.create_connection(("127.0.0.1", server.port))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context.wrap_socket(plain, server_hostname=REALM).close()
+        count += 1
+    took, used = time.monotonic() - began, server.cpu() - used
+    return {
+        "per_second": count / took,
+        "per_cpu_second": count / used,
+        "ms": 1e3 * used / count,
+        "busy": used / took,
+    }
+
+
+def enrolments(
+    home: Home, server: rivals.Server, credentials: Credentials, body: bytes, seconds: float
+) -> dict[str, float]:
+    """Renewals over one connection: request checked, certificate signed, written to the store."""
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", server.est_port, context=home.client_context(credentials), timeout=20
+    )
+    context: Any = connection._context  # type: ignore[attr-defined]
+    context.check_hostname = True
+    headers = {"Content-Type": PKCS10, "Content-Transfer-Encoding": "base64", "Host": REALM}
+
+    def one() -> None:
+        connection.request("POST", PREFIX + "simplereenroll", body, headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"enrolment: {answer.status} {text[:200]!r}")
+
+    one()
+    used, began, count = server.cpu(), time.monotonic(), 0
+    while time.monotonic() - began < seconds:
+        one()
+        count += 1
+    took, used = time.monotonic() - began, server.cpu() - used
+    connection.close()
+    return {
+        "per_second": count / took,
+        "per_cpu_second": count / used,
+        "ms": 1e3 * used / count,
+        "busy": used / took,
+    }
+
+
+def idle(home: Home, server: rivals.Server, devices: list[tuple[str, Credentials]]) -> float:
+    """Bytes of the server's memory for each link that does nothing; with CONNECT, SUBSCRIBE and
+    a registration where it speaks MQTT."""
+    before = server.resident()
+    with contextlib.ExitStack() as stack:
+        for name, credentials in devices:
+            end = End(home, server.port, credentials)
+            stack.callback(end.socket.close)
+            if not server.est_port:
+                continue
+            register = {sig.TYPE: sig.REGISTER, sig.FROM: name, sig.TO: names.MANAGER, sig.ID: 1,
+                        sig.INSTANCE: os.urandom(8), sig.ADDRESSES: []}  # fmt: skip
+            packets = mqtt.connect(name, 0) + mqtt.subscribe(1, [(f"kf/d/{name}", 1)])
+            end.socket.sendall(packets + mqtt.publish(f"kf/u/{name}", wire.encode(register)))
+            reader = mqtt.Reader(1 << 16)
+            while (packet := reader.next_packet()) is None or packet[0] != mqtt.TYPE_PUBLISH:
+                if packet is None:
+                    reader.feed(end.read(1))
+        time.sleep(2)  # whatever is still to be freed or written
+        return (server.resident() - before) / len(devices)
+
+
+# -- the whole ----------------------------------------------------------------------------------
+
+
+def many(home: Home, count: int) -> list[tuple[str, Credentials]]:
+    """Devices with certificates, in the store; all for one key, which TLS does not mind."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    made = []
+
+    async def work() -> None:
+        async with Store.open(home.config.database_url) as store:
+            for number in range(count):
+                name = f"idle-{number}"
+                certificate = home.authority.issue_device(name, key.public_key())
+                await store.add_device(name)
+                await store.record_certificate(record(certificate, "token", time.time()))
+                made.append((name, home._write(key, certificate)))
+
+    asyncio.run(work())
+    return made
+
+
+@contextlib.contextmanager
+def on_the_first_core() -> Iterator[int]:
+    """This process on the first core; the number of the last."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("two cores are needed: one for the server, one for the load")
+    os.sched_setaffinity(0, {cores[0]})
+    try:
+        yield cores[-1]
+    finally:
+        os.sched_setaffinity(0, set(cores))
+
+
+class Run:
+    """All measurements, in one home."""
+
+    def __init__(self, home: Home, core: int, seconds: float, links: int) -> None:
+        self.home = home
+        self.core = core
+        self.seconds = seconds
+        self.links = links
+        self.missing = ""
+
+    @contextlib.contextmanager
+    def server(self, kind: str) -> Iterator[rivals.Server]:
+        if kind.startswith("mosquitto"):
+            server = rivals.mosquitto(self.home, self.core, kind.endswith("worker"))
+        else:
+            server = rivals.python(kind, self.home, self.core)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+    def relays(self) -> dict[str, dict[str, float]]:
+        found = {}
+        kinds = [("bare relay", "relay", 0)]
+        for what, kind in (
+            ("manager", "manager"),
+            ("mosquitto", "mosquitto"),
+            ("mosquitto and worker", "mosquitto worker"),
+        ):
+            kinds += [(f"{what}, QoS {qos}", kind, qos) for qos in (0, 1)]
+        for what, kind, qos in kinds:
+            try:
+                with self.server(kind) as server, contextlib.ExitStack() as stack:
+                    pairs = [self._pair(kind, server.port, n, qos) for n in range(PAIRS)]
+                    for pair in pairs:
+                        for end in pair.ends:
+                            stack.callback(end.socket.close)
+                    before = server.counts().get("statements", 0) if kind == "manager" else 0
+                    found[what] = result = relays(server, pairs, self.seconds)
+                    if kind == "manager":
+                        after = server.counts()["statements"]
+                        relayed = result["per_second"] * self.seconds + TRIPS
+                        result["statements_per_1000"] = 1000 * (after - before) / relayed
+            except rivals.RivalMissing as missing:
+                self.missing = str(missing)
+        return found
+
+    def _pair(self, kind: str, port: int, number: int, qos: int) -> Any:
+        if kind == "relay":
+            return BarePair(self.home, port, number)
+        if kind == "manager":
+            return ManagerPair(self.home, port, number, qos)
+        return BrokerPair(self.home, port, number, qos, kind == "mosquitto")
+
+    def handshakes(self) -> dict[str, dict[str, float]]:
+        found = {}
+        credentials = self.home.device("knocks")
+        for what, kind in (
+            ("bare TLS server", "tls"),
+            ("manager", "manager"),
+            ("mosquitto", "mosquitto"),
+        ):
+            try:
+                with self.server(kind) as server:
+                    found[what] = handshakes(self.home, server, credentials, self.seconds)
+            except rivals.RivalMissing as missing:
+                self.missing = str(missing)
+        return found
+
+    def enrolments(self) -> dict[str, dict[str, float]]:
+        key = new_key()
+        certificate = self.home.authority.issue_device("renews", key.public_key())
+
+        async def keep(store: Store) -> None:
+            await store.add_device("renews")
+            await store.record_certificate(record(certificate, "token", time.time()))
+
+        self.home.store(keep)
+        credentials = self.home._write(key, certificate)
+        name = x509.UniformResourceIdentifier(f"sip:renews@{REALM}")
+        request = csr(key, "renews", [name])
+        bare = rivals.signing(self.home, self.core, request, self.seconds)
+        body = base64.b64encode(request)
+        with self.server("manager") as server:
+            found = enrolments(self.home, server, credentials, body, self.seconds)
+        return {"bare signing": {"per_cpu_second": bare}, "manager": found}
+
+    def idle(self) -> dict[str, float]:
+        devices = many(self.home, self.links)
+        found = {}
+        for what, kind in (("bare TLS server", "tls"), ("manager", "manager")):
+            with self.server(kind) as server:
+                found[what] = idle(self.home, server, devices)
+        return found
+
+
+def measure(seconds: float, links: int, parts: list[str]) -> dict[str, Any]:
+    """Everything in ``parts``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    limits = {
+        "messages_per_second": 1_000_000,
+        "enrolments_per_hour": 10_000,
+        "address_enrolments_per_hour": 1_000_000,
+        "log_level": "error",
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="keyferry-bench-") as folder,
+        on_the_first_core() as core,
+    ):
+        run = Run(Home(Path(folder) / "home", **limits), core, seconds, links)
+        found: dict[str, Any] = {part: getattr(run, part)() for part in parts}
+        found["missing"] = run.missing
+    found["ratios"] = ratios(found)
+    return found
+
+
+def ratios(found: dict[str, Any]) -> dict[str, float]:
+    """What the targets are about."""
+    result: dict[str, float] = {}
+
+    def each(part: str, one: str, other: str, name: str) -> None:
+        rows = found.get(part, {})
+        if one in rows and other in rows:
+            result[name] = rows[one]["per_cpu_second"] / rows[other]["per_cpu_second"]
+
+    for qos in (0, 1):
+        mine = f"manager, QoS {qos}"
+        each("relays", mine, "bare relay", f"relay to bare, QoS {qos}")
+        each("relays", mine, f"mosquitto, QoS {qos}", f"relay to mosquitto alone, QoS {qos}")
+        worker = f"mosquitto and worker, QoS {qos}"
+        each("relays", mine, worker, f"relay to mosquitto and worker, QoS {qos}")
+    each("handshakes", "manager", "bare TLS server", "handshakes to bare")
+    each("handshakes", "manager", "mosquitto", "handshakes to mosquitto")
+    each("enrolments", "manager", "bare signing", "enrolments to bare signing")
+    if "idle" in found:
+        result["KB an idle link"] = found["idle"]["manager"] / 1000
+        result["KB an idle link, bare"] = found["idle"]["bare TLS server"] / 1000
+    return result
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print it as tables."""
+    for part in ("relays", "handshakes", "enrolments"):
+        rows = found.get(part, {})
+        if not rows:
+            continue
+        columns = list(next(iter(reversed(rows.values()))))
+        if part == "relays":
+            columns = ["per_second", "per_cpu_second", "us", "busy", "p50_ms", "p99_ms"]
+        print(f"{part:24}" + "".join(f"{column:>16}" for column in columns))
+        for what, row in rows.items():
+            cells = [f"{row[c]:16.3f}" if c in row else " " * 16 for c in columns]
+            print(f"{what:24}" + "".join(cells))
+            if "statements_per_1000" in row:
+                print(f"{'':24}{row['statements_per_1000']:.3f} statements a thousand relays")
+        print()
+    for what, ratio in found["ratios"].items():
+        target = next((f"  target {TARGETS[t]:g}" for t in TARGETS if what.startswith(t)), "")
+        print(f"{what:42}{ratio:10.2f}{'' if 'bare' in what and 'KB' in what else target}")
+    if found["missing"]:
+        print(found["missing"], file=sys.stderr)
+
+
+PARTS = ("relays", "handshakes", "enrolments", "idle")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=3.0, help="load time of each server")
+    parser.add_argument("--links", type=int, default=1000, help="idle links")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    found = measure(options.seconds, options.links, options.part or list(PARTS))
+    if options.json:
+        print(json.dumps(found))
+    else:
+        show(found)
+    if found["missing"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from keyferry_manager.cli import (
     policy,
     revocation,
     rules,
+    sip,
     trail,
     vectors,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "policy",
     "revocation",
     "rules",
+    "sip",
     "trail",
     "vectors",
 ]

@@ -352,8 +352,10 @@ class Relay:
         """Write down a step of a key exchange, under the name that all of its steps have."""
         event = _STEPS.get(passage.kind)
         message, link = passage.message, passage.link
+        if event is None and passage.kind != sig.MESSAGE:
+            return  # a plain message is of no exchange
         session = passage.session or self.sessions.get(message[sig.SESSION])
-        if session is None or (event is None and passage.kind != sig.MESSAGE):
+        if session is None:
             return
         if event is None:
             event = "exchange-message-3" if sig.MESSAGE_3 in message else "exchange-message-4"

@@ -277,6 +277,7 @@ class Agent:
             ready.public,
             ready.certificate,
             ready.agreement,
+            (ready.certificate, ready.issuer)[: config.send_certificates],
         )
         trust = Trust(self.crypto, config.realm, ready.issuer)
         if self.sessions is None:

@@ -22,6 +22,8 @@ _NUMBERS = {
     "max_half_open": (1, 16, 2),
     "max_incoming": (1, 64, 4),
     "receive_queue": (1, 256, 16),  # records a session holds for its application
+    # certificates sent inside EDHOC: 0 a hash, 1 the device's, 2 the issuing CA's as well
+    "send_certificates": (0, 2, 0),
     "session_grace": (0, 3600, 30),  # seconds; the manager's setting of the same name
 }
 # What connect() asks for. All but cert-only also keep a key for rpk and answer either.
@@ -72,6 +74,7 @@ class Config:
     max_half_open: int
     max_incoming: int
     receive_queue: int
+    send_certificates: int
     session_grace: int
 
 

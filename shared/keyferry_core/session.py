@@ -31,6 +31,8 @@ MAX_DATA = records.MAX_DATA
 # EDHOC suites in order of preference: 16-byte MACs, then the one that all peers have
 SUITES = (3, 2)
 _KNOWN_EADS = (EAD_KEYFERRY_BINDING,)
+# How ID_CRED_x begins when it is the certificate itself: edhoc.x5chain.START
+_X5CHAIN = b"\xa1\x18\x21"
 
 # A session's state: {what happens: state that follows}. Before it exists, EDHOC's tables rule.
 TRANSITIONS = {
@@ -44,6 +46,8 @@ class Identity:
     """Who this device is: ``private`` 32 bytes, ``public`` 65 bytes, ``certificate`` DER.
 
     ``agreement``: the (private, public) pair for the profile rpk, or None without that profile.
+    ``chain``: DER certificates to send inside EDHOC in the profile cert, the device's first, and
+    not a hash: for a manager that does not deliver them.
     """
 
     def __init__(
@@ -54,10 +58,17 @@ class Identity:
         public: bytes,
         certificate: bytes,
         agreement: tuple | None = None,
+        chain: tuple | list = (),
     ) -> None:
         self.name = name
         self.realm = realm
-        self._signing = (METHOD_SIGN_SIGN, by_x5t(certificate, public), private)
+        if chain:
+            from keyferry_core.edhoc.x5chain import by_x5chain
+
+            credential = by_x5chain(chain, public)
+        else:
+            credential = by_x5t(certificate, public)
+        self._signing = (METHOD_SIGN_SIGN, credential, private)
         self._agreement = agreement
 
     def for_profile(self, profile: int) -> tuple:
@@ -102,10 +113,20 @@ def _check_ead(items: list, context: bytes) -> None:
     raise AuthenticationError("the peer did not bind the session")
 
 
-def _peer_credential(trust, profile: int, message: dict, name: str, own: str, now: int):
-    """The peer's EDHOC credential, when what the manager delivered holds and names ``name``."""
-    endorsed = message[s.PUBLIC_KEY] if profile == s.PROFILE_RPK else None
-    certified, credential = trust.credential(message[s.CREDENTIAL], endorsed, now)
+def _peer_credential(
+    trust, profile: int, message: dict, id_cred: bytes, name: str, own: str, now: int
+):
+    """The peer's EDHOC credential, when it holds and names ``name``: what the manager delivered, or
+    the certificate that the peer sent itself.
+    """
+    if profile == s.PROFILE_CERT and id_cred[:3] == _X5CHAIN:
+        certified, credential, certificate = trust.chained(id_cred, now)
+        if message.get(s.CREDENTIAL, certificate) != certificate:
+            raise AuthenticationError("the manager delivered another certificate")
+    else:
+        _check_delivered(profile, message)
+        endorsed = message[s.PUBLIC_KEY] if profile == s.PROFILE_RPK else None
+        certified, credential = trust.credential(message[s.CREDENTIAL], endorsed, now)
     if certified != name:
         raise AuthenticationError("the certificate is for " + certified + ", not for " + name)
     if certified == own:
@@ -173,10 +194,9 @@ class Initiator:
         edhoc = self._edhoc
         if message[s.FROM] != self.peer or message[s.SESSION] != self.session_id:
             raise DecodeError("accept: not the answer to this request")
-        _check_delivered(self._profile, message)
-        _, ead_2 = edhoc.read_message_2(message[s.MESSAGE_2])
+        id_cred_r, ead_2 = edhoc.read_message_2(message[s.MESSAGE_2])
         credential_r = _peer_credential(
-            self._trust, self._profile, message, self.peer, self._identity.name, now
+            self._trust, self._profile, message, id_cred_r, self.peer, self._identity.name, now
         )
         edhoc.verify_message_2(credential_r)
         # only now is EAD_2 more than a stranger's word
@@ -203,16 +223,18 @@ class Responder:
             raise StateError("on_connect: called before")
         self._profile = profile = message[s.PROFILE]
         method, credential, private = self._identity.for_profile(profile)
-        _check_delivered(profile, message)
+        if profile != s.PROFILE_CERT:
+            _check_delivered(profile, message)
         self.peer = message[s.FROM]
         self.session_id = message[s.SESSION]
         own = self._identity.name
         if self.peer == own:
             raise AuthenticationError("the peer has our own name")
         # what message_3 will be held to
-        self._delivered = {s.CREDENTIAL: message[s.CREDENTIAL]}
-        if s.PUBLIC_KEY in message:
-            self._delivered[s.PUBLIC_KEY] = message[s.PUBLIC_KEY]
+        self._delivered = {}
+        for key in (s.CREDENTIAL, s.PUBLIC_KEY):
+            if key in message:
+                self._delivered[key] = message[key]
         self._context = binding(self.session_id, self.peer, own, self._identity.realm, profile)
         from keyferry_core.edhoc import responder
 
@@ -243,10 +265,11 @@ class Responder:
 
         Says nothing: what does not hold is refused by ``on_message``, with its reason.
         """
+        if self._edhoc is None:
+            raise StateError("verify_ahead: before on_connect")
         try:
-            _peer_credential(
-                self._trust, self._profile, self._delivered, self.peer, self._identity.name, now
-            )
+            own = self._identity.name
+            _peer_credential(self._trust, self._profile, self._delivered, b"", self.peer, own, now)
         except KeyferryError:
             pass
 
@@ -263,10 +286,10 @@ class Responder:
             raise DecodeError("message: of another session")
         if s.MESSAGE_3 not in message:
             raise DecodeError("message: a record before message_3")
-        _, ead_3 = edhoc.read_message_3(message[s.MESSAGE_3])
+        id_cred_i, ead_3 = edhoc.read_message_3(message[s.MESSAGE_3])
         own = self._identity.name
         credential_i = _peer_credential(
-            self._trust, self._profile, self._delivered, self.peer, own, now
+            self._trust, self._profile, self._delivered, id_cred_i, self.peer, own, now
         )
         edhoc.verify_message_3(credential_i)
         _check_ead(ead_3, self._context)

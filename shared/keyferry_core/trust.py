@@ -1,6 +1,6 @@
 """Which peers a device believes: certificates under its realm's issuing CA."""
 
-from keyferry_core import x509
+from keyferry_core import cbor, x509
 from keyferry_core._compat import sha256
 from keyferry_core.edhoc.credentials import Credential, by_x5t
 from keyferry_core.errors import AuthenticationError
@@ -16,6 +16,7 @@ class Trust:
         self._crypto = crypto
         self._realm = realm
         self._issuer = x509.parse(issuer)
+        self._issuer_digest = sha256(issuer)
         self._verified = []
 
     def check(self, certificate: bytes, now: int) -> tuple[str, bytes]:
@@ -55,6 +56,21 @@ class Trust:
         if digest not in self._verified:
             self._remember(digest)
         return name, found
+
+    def chained(self, id_cred: bytes, now: int) -> tuple[str, Credential, bytes]:
+        """``(name, EDHOC credential, certificate)`` of an ID_CRED_x that is an x5chain.
+
+        Raises DecodeError or AuthenticationError. The issuing CA's certificate in it is compared
+        with the one that this device has; nothing in a chain makes anything trusted.
+        """
+        # only peers whose certificate the manager does not have need this
+        from keyferry_core.edhoc import x5chain
+
+        chain = x5chain.certificates(id_cred)
+        if len(chain) > 1 and sha256(chain[1]) != self._issuer_digest:
+            raise AuthenticationError("x5chain: not of the realm's issuing CA")
+        name, public = self.check(chain[0], now)
+        return name, Credential(id_cred, cbor.encode(chain[0]), public), chain[0]
 
     def _remember(self, digest: bytes) -> None:
         if len(self._verified) == MAX_REMEMBERED:

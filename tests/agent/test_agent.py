@@ -239,6 +239,23 @@ def test_another_certificate_is_refused_by_either_side():
     run(main())
 
 
+def test_a_manager_that_delivers_no_certificates():
+    async def main():
+        hub = Hub()
+        hub.deliver_certificates = False
+        for number in (1, 2):
+            async with Party(hub, "panel-1", send_certificates=number) as a:
+                async with Party(hub, "pump-7", send_certificates=number) as b:
+                    session, other = await introduce(a, b)
+                    await session.send(b"x")
+                    assert await other.recv() == b"x"
+                async with Party(hub, "pump-7"):
+                    error = await fails(RemoteError, a.agent.connect("pump-7", 5))
+                    assert error.name == "malformed"
+
+    run(main())
+
+
 def test_a_session_survives_a_lost_link():
     async def main():
         hub = Hub()

@@ -19,7 +19,9 @@ from keyferry_core.edhoc.messages import (
 )
 from keyferry_core.edhoc.party import FAILED, Party, edhoc_kdf
 from keyferry_core.edhoc.responder import Responder
-from keyferry_core.errors import DecodeError, StateError
+from keyferry_core.edhoc.x5chain import MAX_CERTIFICATE, START, by_x5chain, certificates
+from keyferry_core.errors import DecodeError, LocalError, StateError
+from keyferry_core.iana import X5CHAIN, X5T
 from keyferry_core.kdf import hkdf_expand, hkdf_extract
 from support.portable import raises, vectors
 
@@ -66,9 +68,66 @@ def _interop_parties(data):
 
 def test_traces_of_two_implementations():
     data = vectors("edhoc_p256_interop_x509")
-    parties = _interop_parties(data)
+    assert _run_traces(data, lambda trace: _interop_parties(data)) == 6
+
+
+def test_traces_with_certificates_by_value():
+    data = vectors("edhoc_x5chain")
+
+    def parties(trace):
+        found = []
+        for who in ("i", "r"):
+            private = unhex(data["priv_" + who])
+            id_cred = unhex(trace["id_cred_" + who])
+            chain = certificates(id_cred)
+            assert chain[0] == unhex(data["cert_" + who])
+            assert chain[1:] in ([], [unhex(data["ca_cert"])])
+            credential = by_x5chain(chain, crypto.public_key(private))
+            assert credential.id_cred == id_cred
+            found.append((credential, private))
+        return found
+
+    assert _run_traces(data, parties) == 9
+
+
+def test_what_is_no_chain():
+    leaf, issuer = b"leaf", b"issuer"
+    big = bytes(MAX_CERTIFICATE + 1)
+    for value in (
+        [],
+        [leaf],  # RFC 9360 has no list of one
+        [leaf, issuer, issuer],
+        [leaf] * 500,
+        [leaf, 1],
+        [[leaf], issuer],
+        [leaf, None],
+        {1: leaf},
+        "leaf",
+        7,
+        None,
+        True,
+        b"",
+        [leaf, b""],
+        big,
+        [leaf, big],
+    ):
+        raises(DecodeError, certificates, cbor.encode({X5CHAIN: value}))
+    for data in (b"", START, START + b"\x44lea", START + b"\x44leaf\x00", b"\xa0", b"\x04leaf"):
+        raises(DecodeError, certificates, data)
+    # two labels name two credentials
+    raises(DecodeError, certificates, cbor.encode({X5CHAIN: leaf, X5T: [-15, bytes(8)]}))
+    # not the one encoding: a longer head than the certificate needs
+    raises(DecodeError, certificates, START + b"\x59\x00\x04leaf")
+    assert certificates(cbor.encode({X5CHAIN: leaf})) == [leaf]
+    assert certificates(cbor.encode({X5CHAIN: [leaf, issuer]})) == [leaf, issuer]
+    for chain in ((), (leaf, issuer, issuer), (big,), (leaf, b"")):
+        raises(LocalError, by_x5chain, chain, bytes(65))
+
+
+def _run_traces(data, parties_of):
     done = 0
     for trace in data["traces"]:
+        parties = parties_of(trace)
         eads = [decode_ead(unhex(trace["ead"][n]), (100, 101, 102)) for n in "1234"]
         initiator, responder, messages = _run(
             trace["method"],
@@ -91,7 +150,7 @@ def test_traces_of_two_implementations():
             party.key_update(unhex(trace["key_update_context"]))
             assert party.prk_out.hex() == trace["prk_out_updated"]
         done += 1
-    assert done == 6
+    return done
 
 
 def test_trace_2_of_rfc_9529():

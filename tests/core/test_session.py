@@ -203,11 +203,91 @@ def test_a_manager_cannot_change_names_or_session():
 def test_an_answer_without_a_certificate():
     initiator = Initiator(identity("panel-1"), trust(), crypto, "pump-7")
     responder = Responder(identity("pump-7"), trust(), crypto)
-    connect = initiator.connect()
-    raises(DecodeError, responder.on_connect, relay(connect))
-    accept = responder.on_connect(relay(connect, "panel-1"))
+    # the initiator may have one in message_3
+    accept = responder.on_connect(relay(initiator.connect()))
+    session = initiator.on_accept(relay(accept, "pump-7"), NOW)
+    raises(DecodeError, responder.on_message, relay(session.confirm()), NOW)
+    # the responder would have had it in message_2
+    initiator = Initiator(identity("panel-1"), trust(), crypto, "pump-7")
+    responder = Responder(identity("pump-7"), trust(), crypto)
+    accept = responder.on_connect(relay(initiator.connect(), "panel-1"))
     raises(DecodeError, initiator.on_accept, relay(accept), NOW)
-    assert initiator.on_accept(relay(accept, "pump-7"), NOW).peer == "pump-7"
+    raises(StateError, initiator.on_accept, relay(accept, "pump-7"), NOW)
+
+
+def chained(label, *chain):
+    """An identity that sends its certificate itself, with ``chain`` in place of it if given."""
+    name = next(part for part in label.split() if "-" in part)
+    private, public = keys(label)
+    own = certificate(label)
+    return Identity(name, DATA["realm"], private, public, own, chain=chain or (own,))
+
+
+def introduce_by_value(a, b, delivered_a=None, delivered_b=None):
+    initiator = Initiator(a, trust(), crypto, "pump-7")
+    responder = Responder(b, trust(), crypto)
+    accept = responder.on_connect(relay(initiator.connect(LEG), delivered_a), LEG)
+    session_a = initiator.on_accept(relay(accept, delivered_b), NOW)
+    first = relay(session_a.seal(b"hello"))
+    responder.verify_ahead(NOW)
+    session_b = responder.on_message(first, NOW)
+    assert session_b.open(first) == b"hello"
+    return session_a, session_b
+
+
+ISSUER = bytes.fromhex(DATA["issuer"])
+
+
+def test_certificates_that_the_devices_send_themselves():
+    a, b = certificate("panel-1"), certificate("pump-7")
+    for own, peer in (
+        (chained("panel-1"), chained("pump-7")),
+        (chained("panel-1", a, ISSUER), chained("pump-7", b, ISSUER)),
+    ):
+        for delivered in ((), ("panel-1", "pump-7")):
+            one, other = introduce_by_value(own, peer, *delivered)
+            assert one.fingerprint == other.fingerprint
+    # only one of them does
+    introduce_by_value(chained("panel-1"), identity("pump-7"), None, "pump-7")
+    introduce_by_value(identity("panel-1"), chained("pump-7", b, ISSUER), "panel-1", None)
+
+
+def test_what_a_chain_cannot_do():
+    good = chained("panel-1")
+    pump, valve = certificate("pump-7"), certificate("valve-2")
+    for bad in (
+        chained("rogue pump-7"),
+        chained("rogue pump-7", certificate("rogue pump-7"), ISSUER),
+        chained("expired pump-7"),
+        chained("valve-2"),
+        # another CA's certificate, a device's as CA, a CA as device
+        chained("pump-7", pump, certificate("rogue pump-7")),
+        chained("pump-7", pump, valve),
+        chained("pump-7", ISSUER, ISSUER),
+        chained("pump-7", b"\x30\x00"),
+        # somebody else's certificate before the own one
+        chained("pump-7", valve, pump),
+    ):
+        error = raises(KeyferryError, introduce_by_value, good, bad)
+        assert error.name in ("authentication-failed", "malformed"), error
+        assert isinstance(error, RemoteError)
+    # the key is not that of the certificate
+    private, public = keys("valve-2")
+    thief = Identity("pump-7", DATA["realm"], private, public, pump, chain=(pump,))
+    assert raises(RemoteError, introduce_by_value, good, thief).name == "key-exchange-failed"
+    # the manager delivered another one, though that is good too
+    for label in ("second pump-7", "valve-2"):
+        error = raises(
+            AuthenticationError, introduce_by_value, good, chained("pump-7"), None, label
+        )
+        assert "another certificate" in error.detail
+    error = raises(
+        AuthenticationError, introduce_by_value, good, chained("pump-7"), "valve-2", "pump-7"
+    )
+    assert "another certificate" in error.detail
+    # a hash alone, and nobody delivered what it stands for
+    raises(DecodeError, introduce_by_value, good, identity("pump-7"))
+    raises(DecodeError, introduce_by_value, identity("panel-1"), chained("pump-7"))
 
 
 def test_own_identity_is_refused_on_both_sides():
@@ -347,6 +427,7 @@ def test_calls_out_of_order_move_nothing():
     responder = Responder(identity("pump-7"), trust(), crypto)
     message = {s.FROM: "panel-1", s.SESSION: initiator.session_id, s.MESSAGE_3: b"\x40"}
     raises(StateError, responder.on_message, message, NOW)
+    raises(StateError, responder.verify_ahead, NOW)
     connect = relay(initiator.connect(), "panel-1")
     raises(StateError, initiator.connect)
     accept = relay(responder.on_connect(connect), "pump-7")

@@ -30,6 +30,7 @@ FILES = {
     "cose_wg_subset": (16, 10, 0),
     "edhoc_p256_interop_x509": (246, 0, 0),
     "edhoc_rfc9529": (191, 15, 8),
+    "edhoc_x5chain": (171, 0, 0),
     "oscore_rfc8613": (76, 0, 10),
     "rfc6979_p256_sha256": (2, 0, 0),
     "wycheproof_aes_ccm": (92, 27, 0),

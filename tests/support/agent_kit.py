@@ -182,6 +182,7 @@ class Hub:
         self.opened = 0
         self.expires = 3600
         self.allow_opening = True
+        self.deliver_certificates = True
         self.instances = {}
         self.boot = b"manager1"
         self.keys = {}
@@ -271,7 +272,7 @@ class Hub:
                 stated = message.get(s.ROUTE, [["192.0.2.9:1", 1, True]])[0]
                 message[s.ROUTE] = [list(stated) + [True], ["192.0.2.1:8883", 1, True, True]]
             if kind in (s.CONNECT, s.ACCEPT):
-                if s.CREDENTIAL not in message:
+                if s.CREDENTIAL not in message and self.deliver_certificates:
                     message[s.CREDENTIAL] = certificate(message[s.FROM])
                 if message.get(s.PROFILE) == s.PROFILE_RPK:
                     self.small.append(message[s.SESSION])

@@ -5,7 +5,7 @@ Input: a choice, then bytes.
 
 from fuzz.kit import attempt
 from keyferry_core import cbor
-from keyferry_core.edhoc import messages
+from keyferry_core.edhoc import messages, x5chain
 from keyferry_core.edhoc.initiator import suites_after
 
 
@@ -45,7 +45,17 @@ def _plaintext(data: bytes) -> list:
             assert len(authenticator) == length
             sent = messages.encode_id_cred(id_cred) + cbor.encode(authenticator) + ead
             assert sent == data
+            if id_cred[:3] == x5chain.START:
+                results.append(_chain(id_cred))
     return results
+
+
+def _chain(id_cred: bytes) -> tuple:
+    good, chain = attempt(x5chain.certificates, id_cred)
+    if good:
+        assert 1 <= len(chain) <= x5chain.MAX_CHAIN
+        assert x5chain.by_x5chain(chain, b"").id_cred == id_cred
+    return good, chain
 
 
 def _error(data: bytes) -> tuple:
@@ -106,6 +116,9 @@ def seeds() -> list:
             b"\xa2\x04\x01\x05\x02",
             b"\xa1\x04\x42ab",
             b"\xa0",
+            b"\xa1\x18\x21\x43abc",
+            b"\xa1\x18\x21\x82\x43abc\x42de",
+            b"\xa1\x18\x21\x81\x43abc",
         ):
             found.append(b"\x02" + start + cbor.encode(bytes(length)) + b"\x18\x64\x41\x00")
     found += [b"\x03\x01ferror", b"\x03\x02\x03", b"\x03\x02\x82\x02\x03", b"\x03\x03\xf5"]

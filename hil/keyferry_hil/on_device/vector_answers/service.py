@@ -106,7 +106,11 @@ def answer(question: bytes) -> bytes:
             gc.collect()
         start = _now()
         value = operation(*arguments)
-        return cbor.encode([ANSWERED, _since(start), value])
+        took = _since(start)
+        del operation, arguments
+        if not CPYTHON:
+            gc.collect()  # a long answer takes one piece
+        return cbor.encode([ANSWERED, took, value])
     except KeyferryError as error:
         return cbor.encode([REFUSED, _since(start), error.name + ": " + error.detail])
     except Exception as error:

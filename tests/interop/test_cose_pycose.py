@@ -1,6 +1,7 @@
 """COSE messages against ``pycose``: each side reads what the other wrote, and refuses the rest."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import cbor2
@@ -39,6 +40,8 @@ def taken(message: bytes, key: CoseKey, external_aad: bytes) -> Any:
         raise TypeError("not tagged as a message")
     # CoseMessage.decode asks for a list, and cbor2 6 has tuples and frozen maps inside a tag
     protected, unprotected, *rest = tagged.value
+    if not isinstance(unprotected, Mapping):
+        raise TypeError("the unprotected header is a map")
     found = KINDS[tagged.tag].from_cose_obj([protected, dict(unprotected), *rest], True)
     found.key = key
     found.external_aad = external_aad
@@ -47,14 +50,14 @@ def taken(message: bytes, key: CoseKey, external_aad: bytes) -> Any:
 
 def flipped(message: bytes, bit: int) -> bytes:
     changed = bytearray(message)
-    changed[bit // 8 % len(message)] ^= 1 << bit % 8
+    changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
 
 
 # -- COSE_Sign1 ------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(DATA, DATA, st.one_of(st.none(), st.binary(max_size=12)))
 def test_pycose_verifies_what_the_core_signed(payload, external_aad, kid):
     message = sign1(CRYPTO, PRIVATE, payload, external_aad, None if kid is None else {4: kid})
@@ -70,7 +73,7 @@ def test_pycose_verifies_what_the_core_signed(payload, external_aad, kid):
     assert not stranger.verify_signature()
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(DATA, DATA, st.booleans(), st.booleans())
 def test_the_core_verifies_what_pycose_signed(payload, external_aad, tagged, protected):
     headers = {Algorithm: Es256}
@@ -97,16 +100,15 @@ def verified_by_pycose(message: bytes) -> bool:
         return False  # its ways to say so are many
 
 
-@settings(max_examples=60)
-@given(st.integers(0, 8 * 200))
-def test_a_changed_bit_of_a_signed_message_is_refused_by_both(bit):
+def test_a_changed_bit_of_a_signed_message_is_refused_by_both():
     message = sign1(CRYPTO, PRIVATE, b"payload of some bytes", b"aad")
     assert verified_by_pycose(message)
     assert verify1(CRYPTO, PUBLIC, message, b"aad")[0] == b"payload of some bytes"
-    changed = flipped(message, bit)
-    with pytest.raises((DecodeError, AuthenticationError)):
-        verify1(CRYPTO, PUBLIC, changed, b"aad")
-    assert not verified_by_pycose(changed)
+    for bit in range(8 * len(message)):
+        changed = flipped(message, bit)
+        with pytest.raises((DecodeError, AuthenticationError)):
+            verify1(CRYPTO, PUBLIC, changed, b"aad")
+        assert not verified_by_pycose(changed), bit
 
 
 def test_an_endorsed_agreement_key_is_a_sign1_over_a_claims_set():
@@ -127,7 +129,7 @@ def test_an_endorsed_agreement_key_is_a_sign1_over_a_claims_set():
 
 
 @pytest.mark.parametrize("alg", AEADS)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(plaintext=DATA, external_aad=DATA)
 def test_pycose_decrypts_what_the_core_encrypted(alg, plaintext, external_aad):
     key, nonce = os.urandom(16), os.urandom(13)
@@ -146,7 +148,7 @@ def test_pycose_decrypts_what_the_core_encrypted(alg, plaintext, external_aad):
 
 
 @pytest.mark.parametrize("alg", AEADS)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(plaintext=DATA, external_aad=DATA, tagged=st.booleans(), protected=st.booleans())
 def test_the_core_decrypts_what_pycose_encrypted(alg, plaintext, external_aad, tagged, protected):
     key, nonce = os.urandom(16), os.urandom(13)
@@ -175,13 +177,12 @@ def test_one_key_nonce_and_plaintext_give_both_the_same_message(alg):
     assert encrypt0(CRYPTO, alg, key, nonce, b"the same", b"aad") == message.encode()
 
 
-@settings(max_examples=60)
-@given(st.integers(0, 8 * 80))
-def test_a_changed_bit_of_an_encrypted_message_is_refused(bit):
+def test_a_changed_bit_of_an_encrypted_message_is_refused():
     key, nonce = bytes(16), bytes(13)
     message = encrypt0(CRYPTO, AES_CCM_16_128_128, key, nonce, b"plaintext", b"aad")
-    with pytest.raises((DecodeError, AuthenticationError)):
-        decrypt0(CRYPTO, key, flipped(message, bit), b"aad")
+    for bit in range(8 * len(message)):
+        with pytest.raises((DecodeError, AuthenticationError)):
+            decrypt0(CRYPTO, key, flipped(message, bit), b"aad")
 
 
 # -- records ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ new module and its name in this list.
 from keyferry_manager.cli import (
     approvals,
     audit,
+    backup,
     demo,
     device,
     home,
@@ -24,6 +25,7 @@ __all__ = [
     "app",
     "approvals",
     "audit",
+    "backup",
     "demo",
     "device",
     "home",

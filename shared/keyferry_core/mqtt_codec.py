@@ -252,6 +252,10 @@ class Reader:
             self._topic = packet[1]
             self._topic_raw = raw
             return packet
+        if first == 0x40 and length == 2:  # PUBACK, one for each message that goes out
+            packet_id = data[pos] << 8 | data[pos + 1]
+            if packet_id:
+                return (TYPE_PUBACK, packet_id)
         return parse(first, data, pos, end)
 
     def __iter__(self) -> "Reader":

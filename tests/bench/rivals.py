@@ -35,6 +35,7 @@ from support.manager_kit import Home
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PATIENCE = 20.0
+_TESTS = Path(__file__).parent.parent
 
 
 class RivalMissing(Exception):
@@ -155,7 +156,11 @@ class Process:
 
     def __init__(self, command: list[str], core: int) -> None:
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(_TESTS)},
         )
         os.sched_setaffinity(self.process.pid, {core})
 
@@ -223,7 +228,11 @@ class Server:
 def python(kind: str, home: Home, core: int) -> Server:
     """``relay``, ``tls`` or ``manager`` in a process of its own."""
     process = Process([sys.executable, "-m", "bench.rivals", kind, str(home.folder)], core)
-    return Server([process], process.line())
+    try:
+        return Server([process], process.line())
+    except BaseException:
+        process.stop()
+        raise
 
 
 def mosquitto(home: Home, core: int, worker: bool) -> Server:

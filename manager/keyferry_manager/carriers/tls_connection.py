@@ -340,6 +340,9 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
             except Exception as error:  # a fault of ours ends this connection and no other
                 self._our_fault("data_received failed", error)
                 return
+            # Asking OpenSSL for what is not there costs as much as delivering a message.
+            if not self._incoming.pending and not self._ssl.pending():
+                break
         if self._outgoing.pending:
             self._send_out()
 

@@ -20,8 +20,9 @@ from keyferry_manager.registry import Link, Presence, Registry, Session, Session
 from keyferry_manager.relay import wire
 from keyferry_manager.relay.agreement import AgreementKeys
 from keyferry_manager.relay.deliveries import Deliveries, Delivery
+from keyferry_manager.relay.envelopes import Envelopes
 from keyferry_manager.relay.settings import RelaySettings
-from keyferry_manager.relay.steps import PATHS, Passage
+from keyferry_manager.relay.steps import PATHS, Passage, Step
 from keyferry_manager.store.records import AgreementKey
 
 # Refusals that say something about the sender, not about the moment: these are audited.
@@ -94,6 +95,7 @@ class Relay:
         self.names: frozenset[str] = frozenset()
         self.removed: frozenset[str] = frozenset()
         self.deliveries = Deliveries()
+        self._envelopes = Envelopes()
         # Devices compare it: another one means that we lost what they still have.
         self.instance = secrets.token_bytes(sig.INSTANCE_LENGTH)
         self.counters: Counter[str] = Counter()
@@ -118,7 +120,7 @@ class Relay:
         before = self.registry.attach(link, self.wall())
         if before is not None:
             self._trail.link_ended(replaced)
-            self._unreported(before)
+            self._left(before)
             before.send(self._error(before, RemoteError("replaced"), {}))
             before.close()
             detail = f"replaces the link from {before.address}"
@@ -137,7 +139,7 @@ class Relay:
         link_id = "" if known is None else known.link_id
         if not self.registry.detach(link, gone_at):
             return
-        self._unreported(link)
+        self._left(link)
         self._trail.link_ended(link_id)
         self._trail.ok("link-down", link.name, link.address, reason, clean=clean, link=link_id)
         if clean:
@@ -152,7 +154,7 @@ class Relay:
         if link is not None:
             link_id = presence.link_id
             self.registry.detach(link, self.now())
-            self._unreported(link)
+            self._left(link)
             self._trail.link_ended(link_id)
             self._trail.ok("link-down", name, link.address, reason, clean=False, link=link_id)
             link.close()
@@ -180,15 +182,20 @@ class Relay:
         passed: list[tuple[str, str]] | None = None if self._trace is None else []
         passage: Passage | None = None
         outcome = "relayed"
-        at = "decode"
+        step: Step | None = None
         try:
-            message = wire.decode(payload)
+            message = self._envelopes.decode(link, payload)
+            if message is None:
+                message = wire.decode(payload)
+                if sig.RECORD in message:
+                    self._envelopes.keep(link, payload, message)
             passage = Passage(link, payload, message)
-            for step in PATHS[passage.kind]:
-                at = step.__name__
-                note = step(self, passage)
-                if passed is not None:
-                    passed.append((at, note))
+            if passed is None:
+                for step in PATHS[passage.kind]:
+                    step(self, passage)
+            else:
+                for step in PATHS[passage.kind]:
+                    passed.append((step.__name__, step(self, passage)))
             if passage.kind in sig.TO_MANAGER:
                 outcome = "answered"
             elif sig.RECORD not in message:
@@ -197,6 +204,7 @@ class Relay:
         except RemoteError as error:
             outcome = error.name
             if passed is not None:
+                at = "decode" if step is None else step.__name__
                 passed.append((at, error.name + (f": {error.detail}" if error.detail else "")))
             self._refuse(link, payload, message, error)
         if self._trace is not None and passed is not None:
@@ -375,8 +383,9 @@ class Relay:
         decision = self.rules.decide(initiator, responder, "message")
         return "" if decision.allowed else decision.reason
 
-    def _unreported(self, link: Link) -> None:
-        """Nobody will report on what was sent over ``link`` and not yet reported on."""
+    def _left(self, link: Link) -> None:
+        """``link`` has ended: nobody will report on what was sent over it and not yet reported."""
+        self._envelopes.forget(link)
         for delivery in self.deliveries.lost(link):
             self._failed(delivery, "peer-gone")
 

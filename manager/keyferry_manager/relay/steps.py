@@ -83,7 +83,10 @@ def check_leg(stated: Leg | None, link: Link, mode: RouteMode) -> tuple[Leg, str
 
 def check_party(session: Session | None, sender: str, peer: str) -> Session:
     """The session that both are parties of, else RemoteError("unknown-session")."""
-    if session is None or {sender, peer} != {session.initiator, session.responder}:
+    if session is None or (sender, peer) not in (
+        (session.initiator, session.responder),
+        (session.responder, session.initiator),
+    ):
         # One answer for both, so that nobody learns which session identifiers are in use.
         raise RemoteError("unknown-session")
     return session
@@ -160,17 +163,22 @@ def new_session(relay: "Relay", passage: Passage) -> str:
     return "new"
 
 
+# An enum's value is a property, and this is asked for each record.
+_STATES = {state: state.value for state in State}
+
+
 def session(relay: "Relay", passage: Passage) -> str:
     """The session exists between these two, and is where this message belongs."""
     found = relay.sessions.get(passage.message[sig.SESSION])
     found = check_party(found, passage.link.name, passage.message[sig.TO])
+    state = found.state
     if passage.kind == sig.ACCEPT:
-        if found.state is not State.OFFERED or found.responder != passage.link.name:
+        if state is not State.OFFERED or found.responder != passage.link.name:
             raise RemoteError("unknown-session", "nothing to accept")
-    elif passage.kind == sig.MESSAGE and found.state is not State.ESTABLISHED:
+    elif passage.kind == sig.MESSAGE and state is not State.ESTABLISHED:
         raise RemoteError("unknown-session", "not accepted yet")
     passage.session = found
-    return found.state.value
+    return _STATES[state]
 
 
 def records(relay: "Relay", passage: Passage) -> str:

@@ -6,7 +6,8 @@ So on a device an error's detail reads ``#3fa2c1``, and
 
     python -m keyferry_firmware.details LOGFILE     (or standard input)
 
-says what it stands for. The number comes from the sentence alone, so it is the same in every
+says what it stands for, and what the short names in a traceback are in the sources (rename.py):
+those of the same version. The number comes from the sentence alone, so it is the same in every
 image that has the sentence. Names of errors, and details that are put together from parts, stay.
 """
 
@@ -17,7 +18,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from keyferry_firmware import sources
+from keyferry_firmware import rename, sources
+from keyferry_firmware.fold import fold
 
 BASE = "KeyferryError"
 _NUMBER = re.compile(r"#([0-9a-f]{6})\b")
@@ -49,8 +51,13 @@ def table(texts: Iterable[bytes]) -> dict[int, str]:
     return found
 
 
-def explain(text: str, known: dict[int, str]) -> str:
-    """``text`` with each number that is known followed by its sentence."""
+def explain(text: str, known: dict[int, str], names: rename.Names | None = None) -> str:
+    """``text`` with each number that is known followed by its sentence.
+
+    With ``names``, what tracebacks call a function is followed by its name in the sources.
+    """
+    if names is not None:
+        text = rename.explain(text, names)
 
     def add(found: re.Match[str]) -> str:
         sentence = known.get(int(found[1], 16))
@@ -106,12 +113,14 @@ class _Sentences(ast.NodeTransformer):
 
 def main() -> int:
     """Copy a log to standard output and add the sentences."""
-    known = table(path.read_bytes() for path in sources.modules().values())
+    texts = {path: file.read_bytes() for path, file in sources.modules().items()}
+    known = table(texts.values())
+    names = rename.choose(fold(texts))
     for name in sys.argv[1:]:
-        sys.stdout.write(explain(Path(name).read_text(errors="replace"), known))
+        sys.stdout.write(explain(Path(name).read_text(errors="replace"), known, names))
     if not sys.argv[1:]:
         for line in sys.stdin:
-            sys.stdout.write(explain(line, known))
+            sys.stdout.write(explain(line, known, names))
     return 0
 
 

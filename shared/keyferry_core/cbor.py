@@ -55,6 +55,13 @@ def encode(value: object) -> bytes:
     return bytes(out)
 
 
+def bytes_head(length: int) -> bytes:
+    """What stands before ``length`` bytes of a byte string, so that its parts need no joining."""
+    out = bytearray()
+    _encode_head(out, _BYTES, length)
+    return bytes(out)
+
+
 def _encode_head(out: bytearray, major: int, argument: int) -> None:
     major <<= 5
     if argument < 24:

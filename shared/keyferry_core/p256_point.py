@@ -4,9 +4,9 @@ A point in work is (x, y, z) for the affine (x / z^2, y / 2z^3), and z = 0 at in
 doubled saves a shift in each doubling, a tenth of the small operations. Points that are added
 come from packed tables as x || 2y, 64 bytes each.
 
-What a multiplication does is written down beforehand as a string of steps, one byte each: a
-doubling, or the addition of one table entry. So one loop holds all the curve's formulas and
-their exceptions, and serves the fixed base, any other point, and both together.
+What a multiplication does is said by a sequence of steps, one byte each: a doubling, or the
+addition of one table entry. So one loop holds all the curve's formulas and their exceptions, and
+serves the fixed base, any other point, and both together.
 
 Scalars stand as digits without zeros: an odd k is the sum of +2^i and -2^i for i below a fixed
 number of bits. Each digit costs one addition, so the order of operations is the same for every
@@ -16,6 +16,10 @@ add what keeps those values apart from the secret: a random multiple of n, and a
 
 from keyferry_core.errors import AuthenticationError
 from keyferry_core.p256_table import TABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
 N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -122,25 +126,27 @@ def _comb(k: int) -> bytearray:
     return steps
 
 
-def _program(digits: bytes, comb: bytes) -> bytearray:
-    """All steps of a multiplication: digits are five doublings apart, columns of the comb one."""
-    steps = bytearray()
+def _program(digits: bytes, comb: bytes) -> "Iterator[int]":
+    """All steps of a multiplication: digits are five doublings apart, columns of the comb one.
+
+    One after the other: as one string they would be 385 bytes in one piece.
+    """
     high = len(digits)
     if comb:
         high -= 7
     for i in range(high):
-        steps.extend(b"\x00\x00\x00\x00\x00")
-        steps.append(digits[i])
+        for _ in range(5):
+            yield 0
+        yield digits[i]
     if comb:
         # The last seven digits share their 35 doublings with the comb.
         for i in range(34, -1, -1):
-            steps.append(0)
+            yield 0
             if digits and i % 5 == 0:
-                steps.append(digits[-1 - i // 5])
+                yield digits[-1 - i // 5]
             if i < 32:
-                steps.append(comb[2 * i])
-                steps.append(comb[2 * i + 1])
-    return steps
+                yield comb[2 * i]
+                yield comb[2 * i + 1]
 
 
 def _odd_multiples(x: int, y: int) -> list:
@@ -184,7 +190,7 @@ def _odd_multiples(x: int, y: int) -> list:
     return table
 
 
-def _run(program: bytes, own: list, z_start: int) -> tuple[int, int, int]:
+def _run(program: "Iterator[int]", own: list, z_start: int) -> tuple[int, int, int]:
     """Carry the steps out, from infinity on. The first entry is taken in with z = ``z_start``."""
     p = P
     base = TABLE

@@ -17,10 +17,17 @@ SIGNATURE_LENGTH = 64
 FAILED = "failed"
 
 
-def edhoc_kdf(prk: bytes, info_label: int, context: bytes, length: int) -> bytes:
-    """``EDHOC_KDF``: HKDF-Expand over ``(info_label, context, length)`` (section 4.1.2)."""
-    info = cbor.encode(info_label) + cbor.encode(context) + cbor.encode(length)
-    return hkdf_expand(prk, info, length)
+def edhoc_kdf(prk: bytes, info_label: int, context: bytes | tuple, length: int) -> bytes:
+    """``EDHOC_KDF``: HKDF-Expand over ``(info_label, context, length)`` (section 4.1.2).
+
+    A ``context`` with a certificate in it comes as a tuple of its parts, which are never joined.
+    """
+    parts = context if isinstance(context, tuple) else (context,)
+    size = 0
+    for part in parts:
+        size += len(part)
+    head = cbor.encode(info_label) + cbor.bytes_head(size)
+    return hkdf_expand(prk, (head,) + parts + (cbor.encode(length),), length)
 
 
 def xor(left: bytes, right: bytes) -> bytes:
@@ -113,18 +120,19 @@ class Party:
 
     def _mac_2(self, credential_r: Credential, ead_2: bytes) -> bytes:
         # context_2 = << C_R, ID_CRED_R, TH_2, CRED_R, ? EAD_2 >>
-        context_2 = self._c_r_item + credential_r.id_cred + cbor.encode(self._th_2)
-        context_2 += credential_r.cred + ead_2
+        head = self._c_r_item + credential_r.id_cred + cbor.encode(self._th_2)
+        context_2 = (head, credential_r.cred, ead_2)
         return edhoc_kdf(self._prk_3e2m, 2, context_2, self._mac_length)
 
     def _mac_3(self, credential_i: Credential, ead_3: bytes) -> bytes:
         # context_3 = << ID_CRED_I, TH_3, CRED_I, ? EAD_3 >>
-        context_3 = credential_i.id_cred + cbor.encode(self._th_3) + credential_i.cred + ead_3
+        head = credential_i.id_cred + cbor.encode(self._th_3)
+        context_3 = (head, credential_i.cred, ead_3)
         return edhoc_kdf(self._prk_4e3m, 6, context_3, self._mac_length)
 
     def _to_be_signed(self, credential: Credential, th: bytes, ead: bytes, mac: bytes) -> bytes:
         # COSE_Sign1: protected << ID_CRED_x >>, external_aad << TH_x, CRED_x, ? EAD_x >>
-        return sig_structure(credential.id_cred, cbor.encode(th) + credential.cred + ead, mac)
+        return sig_structure(credential.id_cred, (cbor.encode(th), credential.cred, ead), mac)
 
     def _authenticate(self, th: bytes, ead: bytes, mac: bytes) -> bytes:
         """This party's Signature_or_MAC."""
@@ -145,7 +153,7 @@ class Party:
 
     def _transcript(self, th: bytes, plaintext: bytes, cred: bytes) -> bytes:
         # TH_3 = H( TH_2, PLAINTEXT_2, CRED_R ); TH_4 = H( TH_3, PLAINTEXT_3, CRED_I )
-        return sha256(cbor.encode(th) + plaintext + cred)
+        return sha256(cbor.encode(th), plaintext, cred)
 
     def _aead_keys(self, prk: bytes, label: int, th: bytes) -> tuple[bytes, bytes, bytes]:
         # K_3 and IV_3 have labels 3 and 4, K_4 and IV_4 labels 8 and 9; A_i holds TH_i

@@ -314,6 +314,7 @@ _STRUCTURED: dict[str, Structured] = {
     "pkcs7": _base64_of_der,
     "mqtt": _mqtt,
     "http": _http,
+    "sip": _http,
 }
 
 

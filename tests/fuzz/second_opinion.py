@@ -4,10 +4,12 @@ import base64
 import binascii
 import datetime
 import io
+import urllib.parse
 from typing import Any
 
 import cbor2
 import h11
+import sipmessage
 from cryptography import x509 as x509_reference
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
 
@@ -183,3 +185,18 @@ def answer(data: bytes, status: int, headers: dict[str, str], body: bytes) -> No
         elif isinstance(event, h11.EndOfMessage | h11.PAUSED | h11.ConnectionClosed):
             break
     assert seen.getvalue() == body
+
+
+def sip(message: Any) -> None:
+    """sipmessage finds the same sender and callee in what the core took, or refuses it."""
+    for field in (b"from", b"to"):
+        value = message.first(field)
+        found = message.from_() if field == b"from" else message.to()
+        try:
+            other = sipmessage.Address.parse(value.decode())
+        except (ValueError, IndexError):
+            continue  # it knows no other schemes, no white space around '=', and no IPv6 in params
+        assert other.uri.scheme == found.uri.scheme.decode()
+        if found.uri.host:
+            assert (other.uri.user or "") == urllib.parse.unquote(found.uri.user.decode())
+            assert other.uri.host.lower().encode() == found.uri.host

@@ -72,6 +72,14 @@ LARGE = {
         b"\x03\x00\x00HTTP/1.1 200 OK\r\n" + b"A:\r\n" * 8192,
         b"\x03\x00\x00" + b"H" * 65536,
     ),
+    "sip": (
+        b"\x00\x00\x00" + b"\r\n" * 8192,
+        b"\x00\x00\x00A sip:a SIP/2.0\r\n" + b"A:\r\n" * 127 + b"l: 16384\r\n\r\n" + bytes(16384),
+        b"\x00\x00\x00A sip:a SIP/2.0\r\nA: b\r\n" + b" c\r\n" * 4000,
+        b"\x00\x00\x00A sip:a SIP/2.0\r\nVia: " + b"," * 15000 + b"\r\nl: 0\r\n\r\n",
+        b"\x00\x00\x00A sip:a SIP/2.0\r\nTo: <sip:a>" + b";a" * 8000 + b"\r\nl: 0\r\n\r\n",
+        b"\x00\x00\x00" + b"S" * 65536,
+    ),
     "mqtt": (
         b"\x03\x00\x00" + b"\xc0\x00" * 16384,
         b"\x03\x00\x00\x30\xf0\x80\x01\x00\x01a" + bytes(16365),

@@ -17,6 +17,7 @@ NAMES = (
     "rpk",
     "http",
     "mqtt",
+    "sip",
     "edhoc_messages",
     "edhoc",
     "records",

@@ -308,6 +308,8 @@ def main(arguments: list[str]) -> int:
         paths = list(sources.modules().values())
         paths += sorted((root / "device").glob("*.py"))
         paths += sorted((root / "hil" / "keyferry_hil" / "on_device").rglob("*.py"))
+        firmware = root / "firmware-build" / "keyferry_firmware" / "on_device"
+        paths += sorted(firmware.rglob("*.py"))
     here = Path.cwd()
     files = {
         str(path.relative_to(here) if path.is_relative_to(here) else path): path.read_text()

@@ -39,14 +39,22 @@ def application(main: Path, *, optimise: int = 3) -> dict[str, bytes]:
     return mpy.compile_all({**sources.modules(), "main.py": main}, optimise)
 
 
-def littlefs(files: Mapping[str, bytes], size: int = 256 * 1024) -> bytes:
-    """A LittleFS image of ``size`` bytes (a multiple of 4096) that holds ``files``."""
+def littlefs(
+    files: Mapping[str, bytes], size: int = 256 * 1024, *, program: int = _PROGRAM
+) -> bytes:
+    """A LittleFS image of ``size`` bytes (a multiple of 4096) that holds ``files``.
+
+    ``program``: bytes that the flash writes at once. The same files give the same bytes.
+    """
     if size % BLOCK:
         raise ValueError(f"littlefs: the size is a multiple of {BLOCK}")
     system = LittleFS(
-        block_size=BLOCK, block_count=size // BLOCK, read_size=_READ, prog_size=_PROGRAM
+        block_size=BLOCK,
+        block_count=size // BLOCK,
+        read_size=_READ,
+        prog_size=program,
     )
-    for path, content in files.items():
+    for path, content in sorted(files.items()):
         folder = str(PurePosixPath("/", path).parent)
         if folder != "/":
             system.makedirs(folder, exist_ok=True)

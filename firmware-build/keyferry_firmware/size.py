@@ -12,7 +12,9 @@ from pathlib import Path
 
 from keyferry_firmware import mpy, sources
 
-BUDGET = Path(__file__).parent.parent / "budget.toml"
+# In the package as it is installed, beside it in the sources.
+_INSTALLED = Path(__file__).parent / "budget.toml"
+BUDGET = _INSTALLED if _INSTALLED.is_file() else _INSTALLED.parent.parent / "budget.toml"
 
 
 @dataclass(frozen=True)

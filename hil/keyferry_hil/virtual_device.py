@@ -10,11 +10,12 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keyferry_firmware import images
+from keyferry_firmware import images, record
+from keyferry_firmware.problems import FirmwareProblem
 from keyferry_hil import interpreter
 
 Event = dict[str, Any]
@@ -33,6 +34,8 @@ class Application:
 
     rom: Path
     folder: Path
+    # What each device's flash has besides its own files: of a built image, its boot code.
+    flash: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def build(cls, main: Path, place: Path, *, optimise: int = 3) -> "Application":
@@ -49,6 +52,23 @@ class Application:
         rom = place / "rom.img"
         rom.write_bytes(images.romfs(files))
         return cls(rom, folder)
+
+    @classmethod
+    def built(cls, folder: Path) -> "Application":
+        """What ``keyferry firmware build --board virtual`` made, exactly as it is.
+
+        FirmwareProblem when it is for another board, or is not what its record says.
+        """
+        known = record.read(folder)
+        if known["board"]["name"] != "virtual":
+            raise FirmwareProblem(
+                f"{folder} is built for {known['board']['name']}: build it with --board virtual."
+            )
+        wrong = record.compare(known, folder, record.BESIDES)
+        if wrong:
+            raise FirmwareProblem(f"{folder} is not what was built: {'; '.join(wrong)}.")
+        flash = images.read_littlefs((folder / record.FILES).read_bytes())
+        return cls(folder / record.ROM, folder / record.BYTECODE, flash)
 
 
 class VirtualDevice:
@@ -76,7 +96,7 @@ class VirtualDevice:
 
     def format(self, files: Mapping[str, bytes], size: int = 256 * 1024) -> None:
         """Write a new flash image that holds ``files``; readable by its owner only (0600)."""
-        image = images.littlefs(files, size)
+        image = images.littlefs({**self.application.flash, **files}, size)
         handle, temporary = tempfile.mkstemp(dir=self.flash.parent)  # mkstemp makes it 0600
         with os.fdopen(handle, "wb") as file:
             file.write(image)

@@ -1,5 +1,6 @@
 # The virtual board's boot: mounts its flash at / and its application at /rom, then runs main.
-# It runs inside MicroPython, once per start, as the first code of the process.
+# It runs inside MicroPython, once per start, as the first code of the process. A flash with a
+# boot.py is a built image: then boot.py and main.py do the rest, as on a board.
 
 import gc
 import os
@@ -40,19 +41,37 @@ class Flash:
         return None
 
 
-def mount() -> None:
+def mount_flash() -> None:
     # A block device is what answers as one; the stubs want a base class that does not exist.
     flash = vfs.VfsLfs2(Flash(os.getenv("KEYFERRY_FLASH", "")))  # pyright: ignore[reportArgumentType]
-    application = rom.application(os.getenv("KEYFERRY_ROM", ""))
     vfs.umount("/")
     vfs.mount(flash, "/")
-    vfs.mount(application, "/rom")
     os.chdir("/")
+
+
+def run_file(path: str) -> None:
+    with open(path) as file:
+        source = file.read()
+    exec(source, {"__name__": "__main__"})
+
+
+def mount_application(application: "vfs.VfsRom | vfs.VfsPosix") -> None:
+    vfs.mount(application, "/rom")
     sys.path[:] = ["/rom", ".frozen"]
 
 
-mount()
-del sys.modules["rom"]
-gc.collect()  # before the application takes the heap
-# False in the place of the names to import: main is imported as "__main__", as a board runs it.
-__import__("main", None, None, False)  # pyright: ignore[reportArgumentType]
+place = rom.mapped(os.getenv("KEYFERRY_ROM", ""))
+mount_flash()
+if "boot.py" in os.listdir("/"):
+    os.putenv("KEYFERRY_ROM", place)  # for the boot code
+    del sys.modules["rom"]
+    sys.path[:] = ["", ".frozen", "/lib"]
+    run_file("/boot.py")
+    gc.collect()
+    run_file("/main.py")
+else:
+    mount_application(rom.application(place))
+    del sys.modules["rom"]
+    gc.collect()  # before the application takes the heap
+    # False in the place of the names to import: main is imported as "__main__", as -m runs it.
+    __import__("main", None, None, False)  # pyright: ignore[reportArgumentType]

@@ -10,18 +10,26 @@ except ImportError:
     ffi = None
 
 
+def mapped(place: str) -> str:
+    """``address:size`` of the ROMFS image at ``place``, in this process and outside the heap.
+
+    That is what the launcher says, or ``place`` is the path of ``NAME.img``, which is mapped here
+    where the interpreter can call C functions. Elsewhere the path comes back.
+    """
+    if ":" in place or ffi is None:
+        return place
+    return ":".join([str(number) for number in _map(place)])
+
+
 def application(place: str) -> "vfs.VfsRom | vfs.VfsPosix":
     """The file system of the application at ``place``.
 
-    ``address:size`` of a ROMFS image that the launcher has mapped into this process; or the path
-    of ``NAME.img``, which is mapped here where the interpreter can call C functions. An
-    interpreter that cannot imports the same files from the folder ``NAME``, into its heap.
+    An interpreter that cannot map an image imports the same files from the folder ``NAME``, into
+    its heap.
     """
-    address, separator, size = place.partition(":")
+    address, separator, size = mapped(place).partition(":")
     if not separator:
-        if ffi is None:
-            return vfs.VfsPosix(place[: -len(".img")])
-        address, size = _map(place)
+        return vfs.VfsPosix(place[: -len(".img")])
     import uctypes
 
     return vfs.VfsRom(memoryview(uctypes.bytearray_at(int(address), int(size))))

@@ -1,12 +1,17 @@
 """``keyferry demo``: two devices meet through a manager, on this machine, before your eyes."""
 
 import asyncio
-from typing import Annotated
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keyferry_manager.cli.base import JsonOption, Profile, app
 from keyferry_manager.problems import Problem
+
+if TYPE_CHECKING:
+    from keyferry_hil.virtual_device import Application
 
 
 @app.command()
@@ -21,6 +26,12 @@ def demo(
         Profile,
         typer.Option(help="How they agree on keys: signatures, or static Diffie-Hellman."),
     ] = Profile.CERT,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Run what `keyferry firmware build --board virtual` put there."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Watch two devices enrol, ask for each other, agree on keys and use them.
@@ -38,10 +49,39 @@ def demo(
             f"the demo needs virtual devices, and {error.name} is missing: "
             "pip install 'keyferry[hil]'."
         ) from None
+    application = None if image is None else _built(image)
     try:
-        held = asyncio.run(play(records=records, keep=keep, profile=profile.value, as_json=as_json))
+        held = asyncio.run(
+            play(
+                records=records,
+                keep=keep,
+                profile=profile.value,
+                as_json=as_json,
+                application=application,
+            )
+        )
     except (InterpreterError, StageError) as error:
         raise Problem(str(error)) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(130) from None
     raise typer.Exit(0 if held else 1)
+
+
+def _built(image: Path) -> "Application":
+    """The application in a build's folder, if it is one that the demo can talk to."""
+    from keyferry_firmware import record
+    from keyferry_firmware.problems import FirmwareProblem
+    from keyferry_hil import bench
+    from keyferry_hil.virtual_device import Application
+
+    try:
+        application = Application.built(image)
+        entry = record.read(image)["entry"]
+    except FirmwareProblem as error:
+        raise Problem(str(error)) from None
+    if entry != hashlib.sha256(bench.APPLICATION.read_bytes()).hexdigest():
+        raise Problem(
+            f"{image} holds another application, and the demo gives orders to the bench's: "
+            f"keyferry firmware build --board virtual --app {bench.APPLICATION} -o DIR"
+        )
+    return application

@@ -26,9 +26,13 @@ class StageError(Exception):
 
 
 class Stage:
-    """One manager and its devices, in a temporary folder that only its owner can read."""
+    """One manager and its devices, in a temporary folder that only its owner can read.
 
-    def __init__(self) -> None:
+    ``application``: what the devices run; without it the bench's is compiled.
+    """
+
+    def __init__(self, application: Application | None = None) -> None:
+        self._built = application
         self.folder = Path(tempfile.mkdtemp(prefix="keyferry-demo-"))
         self.home = self.folder / "home"
         self.log = self.folder / "manager.log"
@@ -131,6 +135,8 @@ class Stage:
         return device
 
     async def _build(self) -> Application:
+        if self._built is not None:
+            return self._built
         place = self.folder / "application"
         place.mkdir()
         return await asyncio.to_thread(Application.build, bench.APPLICATION, place)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_priv
 
 from keyferry_core import rpk, signalling
 from keyferry_hil import interpreter
-from keyferry_hil.virtual_device import DeviceError, Event, VirtualDevice
+from keyferry_hil.virtual_device import Application, DeviceError, Event, VirtualDevice
 from keyferry_manager.cli.demo.evidence import Entry, Haystack, private_key_of
 from keyferry_manager.cli.demo.screen import Screen
 from keyferry_manager.cli.demo.stage import HEAP, REALM, Stage
@@ -45,7 +45,14 @@ _STEPS = {
 }
 
 
-async def play(*, records: int, keep: bool, profile: str, as_json: bool) -> bool:
+async def play(
+    *,
+    records: int,
+    keep: bool,
+    profile: str,
+    as_json: bool,
+    application: Application | None = None,
+) -> bool:
     """The whole demo. True when every check held; cleans up however it ends."""
     task = asyncio.current_task()
     assert task is not None
@@ -54,7 +61,7 @@ async def play(*, records: int, keep: bool, profile: str, as_json: bool) -> bool
         loop.add_signal_handler(number, task.cancel)
     interpreter.command()  # says at once if there is none
     screen = Screen(as_json)
-    async with Stage() as stage:
+    async with Stage(application) as stage:
         try:
             await _Story(stage, screen, records, profile).tell()
         except DeviceError as error:

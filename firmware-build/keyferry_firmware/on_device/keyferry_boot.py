@@ -1,0 +1,80 @@
+"""A device's first steps: checks the application's image, mounts it at /rom, and runs its main.
+
+``boot.py`` on the flash calls ``start`` with where this board has the image; ``main.py`` calls
+``run``. An image that is not what was built stays unmounted: one line on the console says why, and
+nothing of it runs. Whoever can write the flash can replace this file as well: it is a guard against
+broken and half-written images, not against an attacker with the board in hand.
+"""
+
+import gc
+import hashlib
+import os
+import sys
+
+import uctypes
+import vfs
+
+_MAGIC = b"KFROM\x00\x01\n"
+_HEAD = 64
+
+mounted = False
+
+
+class Refused(Exception):
+    """The image is not mounted; the text says why."""
+
+
+def _in_place(kind, address, size):
+    """The ROM area as memory, which costs the heap nothing."""
+    if kind == "partition":  # mapped by the firmware, as esp32's does
+        rom_ioctl = getattr(vfs, "rom_ioctl", None)
+        if rom_ioctl is None or not rom_ioctl(1):
+            raise Refused("there is no romfs partition: flash the partition table")
+        return memoryview(rom_ioctl(2, 0))
+    if kind == "process":  # a virtual board: the launcher says where it mapped the file
+        place, _, length = os.getenv("KEYFERRY_ROM", "").partition(":")
+        if not length:
+            raise Refused("this interpreter cannot map an image")
+        address, size = int(place), int(length)
+    return memoryview(uctypes.bytearray_at(address, size))
+
+
+def check(memory):
+    """The ROMFS image in a sealed one, as memory. Raises Refused."""
+    if len(memory) < _HEAD or bytes(memory[:8]) != _MAGIC or bytes(memory[12:32]) != bytes(20):
+        raise Refused("there is none")
+    length = int.from_bytes(bytes(memory[8:12]), "little")
+    if not 0 < length <= len(memory) - _HEAD:
+        raise Refused("it is cut short")
+    image = memory[_HEAD : _HEAD + length]
+    if hashlib.sha256(image).digest() != bytes(memory[32:_HEAD]):
+        raise Refused("its SHA-256 is wrong")
+    return image
+
+
+def start(kind, address=0, size=0):
+    """Mount the image when it is whole. Nothing is raised: a board must come up to be repaired."""
+    global mounted
+    try:
+        vfs.umount("/rom")
+    except OSError:
+        pass  # nothing was there
+    # what is only in memory or on the flash must not stand in for what the image has
+    sys.path[:] = [".frozen"]
+    try:
+        image = check(_in_place(kind, address, size))
+        vfs.mount(vfs.VfsRom(image), "/rom")
+    except (Refused, OSError, ValueError, AttributeError) as error:
+        print("keyferry boot: the application image is refused:", error)
+        return
+    sys.path[:] = ["/rom", ".frozen"]
+    mounted = True
+
+
+def run():
+    """Run the application's main. Raises Refused when no image is mounted."""
+    if not mounted:
+        raise Refused("no application runs: flash the application image again")
+    gc.collect()  # before the application takes the heap
+    # main.py of the flash, which called this, goes by another name
+    __import__("main")

@@ -49,6 +49,12 @@ def program(board: Board, base: bytes) -> bytes:
         raise FirmwareProblem(
             f"the base image is for {others}, and {board.name} is an {name}: take the image for it."
         )
+    flash = (1 << 20) << (base[3] >> 4)  # what the boot loader takes the chip to have
+    if flash < board.files.end:
+        raise FirmwareProblem(
+            f"the base image is for {flash >> 20} MiB of flash, and {board.name} uses "
+            f"{board.files.end >> 20}: take another image, or a layout in a board file of your own."
+        )
     table = base[TABLE - start : TABLE - start + 2]
     if table != b"\xaa\x50":
         raise FirmwareProblem("the base image has no partition table where MicroPython has it.")

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from keyferry_firmware import record
+from keyferry_firmware import boards, device_files, record
 from keyferry_firmware.problems import FirmwareProblem
+from keyferry_hil import interpreter
 from keyferry_hil.virtual_device import Application, DeviceError, VirtualDevice
 from support.command import command
 
@@ -99,6 +102,38 @@ def test_an_interpreter_that_cannot_map_it_says_so(
     device.format({})
     with pytest.raises(DeviceError, match="refused: this interpreter cannot map an image"):
         asyncio.run(_up(device))
+
+
+XIP = """
+import os, sys
+sys.path.insert(0, os.getenv("BOOT"))
+import keyferry_boot
+address, size = os.getenv("KEYFERRY_ROM").split(":")
+keyferry_boot.start("xip", int(address), int(size))
+import helper
+print(helper.VALUE, helper.__file__, len(os.listdir("/rom/keyferry_core")) > 20)
+"""
+
+
+def test_an_area_of_flash_larger_than_the_image_is_mapped_by_its_address(
+    out: Path, tmp_path: Path
+) -> None:
+    # as RP2's boot.py does it; the memory is this process's
+    image = tmp_path / "flash"
+    image.write_bytes((out / record.ROM).read_bytes().ljust(0x4C000, b"\xff"))
+    script = tmp_path / "script.py"
+    script.write_text(XIP)
+    boot = tmp_path / "keyferry_boot.mpy"
+    boot.write_bytes(device_files.boot_files(boards.load("pico-w"))["keyferry_boot.mpy"])
+    line, added = interpreter.command_with_rom(image, ["-X", "heapsize=128k", str(script)])
+    done = subprocess.run(
+        line,
+        env={**os.environ, "MICROPYPATH": ".frozen", "BOOT": str(tmp_path), **added},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "[1, 2] /rom/helper.mpy True\n", done.stdout + done.stderr
 
 
 def test_only_a_whole_build_for_this_board_is_taken(out: Path, tmp_path: Path) -> None:

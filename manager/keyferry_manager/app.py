@@ -14,13 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from keyferry_core.errors import KeyferryError
+from keyferry_manager import reload
 from keyferry_manager.access import combined
 from keyferry_manager.audit import AuditTrail, BatchWriter
 from keyferry_manager.audit.heads import HeadKeeper
 from keyferry_manager.authority import LocalAuthority
 from keyferry_manager.carriers.est import Est
 from keyferry_manager.carriers.http import HttpEndpoint
-from keyferry_manager.carriers.mqtt import MqttEndpoint, MqttSettings
+from keyferry_manager.carriers.mqtt import MqttEndpoint, MqttLink, MqttSettings
 from keyferry_manager.carriers.status import Status
 from keyferry_manager.carriers.tls import (
     ChannelPeer,
@@ -39,6 +40,7 @@ from keyferry_manager.policy import PolicyProblem
 from keyferry_manager.problems import ConfigProblem
 from keyferry_manager.registry import Link
 from keyferry_manager.relay import Relay, RelaySettings, RouteMode
+from keyferry_manager.relay.parking import resume, suspend
 from keyferry_manager.relay.trace import TraceFile
 from keyferry_manager.store import Revocation, Revoked, Store
 
@@ -55,7 +57,9 @@ _RENEWAL_CHECK = 3600.0
 _HEADS = 60.0
 # Seconds between looks at how long certificates still last.
 _LOOK = 60.0
-# Seconds that the last of them may take.
+# Seconds between looks at what is still on its way, when the manager drains.
+_DRAIN_LOOK = 0.05
+# Seconds that the last of them, and what is left to the next run, may take.
 _LAST_HEAD = 5.0
 # Connections to the EST listener: enrolment is short, and anybody may come.
 _EST_LIMITS = TlsLimits(
@@ -122,8 +126,23 @@ class Manager:
             est_port=self.est_port,
         )
 
+    async def drain(self) -> None:
+        """Take no new connections, and let what is on its way arrive, for ``drain_seconds``."""
+        assert self._mqtt_listener is not None
+        if self.observation is not None:
+            self.observation.draining = True
+        self._mqtt_listener.stop_accepting()
+        self._est_listener.stop_accepting()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.config.drain_seconds
+        log(_LOG, logging.INFO, "draining", messages=self._unsent())
+        while self._unsent() and loop.time() < end:
+            await asyncio.sleep(_DRAIN_LOOK)
+        if self._unsent():
+            log(_LOG, logging.WARNING, "drain-ended", messages=self._unsent())
+
     async def stop(self) -> None:
-        """Tell every device, close every link, write down what is left."""
+        """Close every link, leave sessions to the next run, write down what is left."""
         await self._stack.aclose()
         # How many messages went through, and how many were answered with which error.
         log(_LOG, logging.INFO, "manager-stopped", **self.relay.counters)
@@ -145,7 +164,64 @@ class Manager:
         on = self.observation is not None and self.config.observe_host
         return self.observation.listener.port if on and self.observation else 0
 
+    def reconfigure(self) -> None:
+        """Read the settings anew, and do what of them can be done while the manager runs.
+
+        A bad file changes nothing. What happened is in the log and the audit trail.
+        """
+        try:
+            change = reload.compare(self.config, Config.load(self.config.home))
+        except ConfigProblem as problem:
+            self.trail.refused("config-not-reloaded", "", "", str(problem))
+            return
+        self.config = config = change.config
+        reload.set_log_level(config)
+        self.relay.adopt(relay_settings(config))
+        self._endpoint.settings = settings = _mqtt_settings(config)
+        for presence in self.relay.registry:
+            if isinstance(presence.link, MqttLink):
+                presence.link.adopt(settings)
+        if self._mqtt_listener is not None:
+            self._mqtt_listener.limits = _mqtt_limits(config)
+        self._authority.adopt(config)
+        self._est.adopt(config)
+        self._status.adopt(config)
+        self.trail.ok(
+            "config-reloaded",
+            "",
+            "",
+            f"at the next start: {', '.join(change.at_restart)}" if change.at_restart else "",
+            changed=list(change.changed),
+            at_restart=list(change.at_restart),
+        )
+
     # inside
+
+    def _unsent(self) -> int:
+        links = [presence.link for presence in self.relay.registry]
+        return sum(link.unsent for link in links if isinstance(link, MqttLink))
+
+    async def _suspend(self) -> None:
+        """Close the links, and leave to the next run what it can go on with."""
+        document = suspend(self.relay)
+        if document is None:
+            return
+        try:
+            async with asyncio.timeout(_LAST_HEAD):
+                await self.store.presences.park(document, time.time())
+        except Exception as error:  # of any driver; devices hear from the next run that it is lost
+            log(_LOG, logging.ERROR, "sessions-not-left", error=type(error).__name__)
+
+    async def _resume(self) -> None:
+        """Go on with the sessions that the last run left, if it was a moment ago."""
+        parked = await self.store.presences.take_parked()
+        # A clock that was set back counts as late: the moment is not known then.
+        if parked is None or not 0 <= time.time() - parked[0] < self.config.session_grace:
+            return
+        sessions = resume(self.relay, parked[1])
+        for session in sessions:
+            self.trail.session(session)
+        self.trail.ok("sessions-resumed", "", "", sessions=len(sessions))
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
@@ -176,6 +252,7 @@ class Manager:
         self.relay = Relay(relay_settings(config), self.trail, trace)
         self._identifier = Identifier(self._authority, store)
         self.relay.keys.load(await store.presences.keys())
+        await self._resume()
         await self._reload()
 
         await self._listen_for_est(stack, writer)
@@ -187,9 +264,10 @@ class Manager:
         self._every(stack, _HEADS, heads.keep)
 
     async def _listen_for_est(self, stack: contextlib.AsyncExitStack, writer: BatchWriter) -> None:
-        est = Est(self.config, self.store, self._authority, writer.entry)
-        app = est.app()
-        Status(config=self.config, store=self.store, authority=self._authority).add_to(app)
+        self._est = Est(self.config, self.store, self._authority, writer.entry)
+        app = self._est.app()
+        self._status = Status(config=self.config, store=self.store, authority=self._authority)
+        self._status.add_to(app)
         endpoint = HttpEndpoint(Counted(app, self.measures.count_est))
         self._est_listener = TlsListener(
             "est", self._est_context(), endpoint, self.trail.connection_refused, _EST_LIMITS
@@ -202,25 +280,14 @@ class Manager:
     async def _listen_for_mqtt(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
         host = _Host(self._identifier, self.relay, self.trail, self.measures.relay.observe)
-        settings = MqttSettings(
-            packets_per_second=config.messages_per_second, queue_messages=config.queue_messages
-        )
-        endpoint = MqttEndpoint(host, settings)
-        connections = config.max_links + config.max_handshakes
-        limits = TlsLimits(
-            connections=connections,
-            # Whoever is through the handshake holds a certificate, and is bounded by that.
-            connections_per_address=connections,
-            handshakes=config.max_handshakes,
-            handshakes_per_address=max(1, config.max_handshakes // 2),
-            handshake_timeout=config.handshake_seconds,
-        )
+        endpoint = self._endpoint = MqttEndpoint(host, _mqtt_settings(config))
+        limits = _mqtt_limits(config)
         listener = self._mqtt_listener = TlsListener(
             "mqtt", self._mqtt_context(), endpoint, self._connection_refused, limits
         )
         stack.push_async_callback(listener.stop)
         stack.push_async_callback(endpoint.stop)
-        stack.callback(self.relay.stop)
+        stack.push_async_callback(self._suspend)
         await self._listen(listener, config.mqtt_port, "mqtt_port")
         stack.callback(listener.stop_accepting)
 
@@ -415,6 +482,24 @@ async def _last_head(heads: HeadKeeper) -> None:
             await heads.keep()
     except Exception as error:  # of any driver
         log(_LOG, logging.ERROR, "audit-head-not-kept", error=type(error).__name__)
+
+
+def _mqtt_settings(config: Config) -> MqttSettings:
+    return MqttSettings(
+        packets_per_second=config.messages_per_second, queue_messages=config.queue_messages
+    )
+
+
+def _mqtt_limits(config: Config) -> TlsLimits:
+    connections = config.max_links + config.max_handshakes
+    return TlsLimits(
+        connections=connections,
+        # Whoever is through the handshake holds a certificate, and is bounded by that.
+        connections_per_address=connections,
+        handshakes=config.max_handshakes,
+        handshakes_per_address=max(1, config.max_handshakes // 2),
+        handshake_timeout=config.handshake_seconds,
+    )
 
 
 def relay_settings(config: Config) -> RelaySettings:

@@ -194,6 +194,13 @@ class Config:
     handshake_seconds: int = _setting(
         10, "limits.handshake_seconds", "Longest TLS handshake.", 1, 120
     )
+    drain_seconds: int = _setting(
+        5,
+        "limits.drain_seconds",
+        "Longest time, when the manager stops, for messages that are on their way.",
+        0,
+        120,
+    )
     max_sessions: int = _setting(
         64, "limits.sessions_per_device", "Sessions, open or half open, of one device.", 1, 10000
     )

@@ -1,5 +1,6 @@
 """The way of a message: every step alone, and the whole of it without any network."""
 
+import json
 import os
 
 import pytest
@@ -10,8 +11,9 @@ from keyferry_core.errors import DecodeError, RemoteError, code_of
 from keyferry_manager.policy import Rules, parse
 from keyferry_manager.registry import Session
 from keyferry_manager.registry.sessions import State
-from keyferry_manager.relay import steps, wire
-from support.relay_kit import SESSION, FakeLink, World
+from keyferry_manager.relay import Relay, RelaySettings, steps, wire
+from keyferry_manager.relay.parking import resume, suspend
+from support.relay_kit import SESSION, FakeLink, FakeTrail, World
 
 # -- wire ------------------------------------------------------------------------------------
 
@@ -520,13 +522,37 @@ def test_a_route_that_differs_is_reported_and_marked():
     assert world.valve.take()[sig.ROUTE][0][sig.LEG_VERIFIED] is True
 
 
-def test_stopping_tells_everyone():
-    world = World()
+def test_a_session_that_cannot_survive_a_stop_ends_for_both():
+    half_open, without_grace = World(), World(session_grace=0.0)
+    half_open.offer()
+    half_open.valve.take()
+    without_grace.open()
+    for world in (half_open, without_grace):
+        assert suspend(world.relay) is None
+        for link in (world.pump, world.valve):
+            assert link.take()[sig.ERROR_CODE] == code_of("peer-gone")
+            assert link.closed
+
+
+def test_a_session_survives_a_stop_for_devices_that_come_back():
+    world, later = World(), World()
     world.open()
-    world.relay.stop()
+    document = json.loads(json.dumps(suspend(world.relay)))
     for link in (world.pump, world.valve):
-        assert link.take()[sig.ERROR_CODE] == code_of("peer-gone")
         assert link.closed
+        assert not link.raw
+    assert "session-ended" not in world.events()
+    clock = [0.0]
+    relay = Relay(RelaySettings(session_grace=30.0), FakeTrail(), now=lambda: clock[0])
+    (resumed,) = resume(relay, document)
+    assert (resumed.id, resumed.initiator) == (SESSION, "pump-7")
+    assert relay.instance == world.relay.instance != later.relay.instance
+    clock[0] = 29.0
+    relay.tick()
+    assert len(relay.sessions) == 1
+    clock[0] = 30.0  # nobody came
+    relay.tick()
+    assert len(relay.sessions) == len(relay.registry) == 0
 
 
 def test_the_trace_shows_each_check_and_what_the_manager_saw():

@@ -62,6 +62,10 @@ class Chain:
                 "into keyferry.toml, or make a new home with 'keyferry init'."
             )
 
+    def adopt(self, config: Config) -> None:
+        """Other lives and places in certificates, from now on; all else takes a new start."""
+        self._config = config
+
     def cacerts(self) -> list[x509.Certificate]:
         """What a device trusts and sends along: issuing CA, root."""
         return [self.issuing, self.root]

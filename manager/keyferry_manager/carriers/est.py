@@ -86,6 +86,13 @@ class RateLimit:
             return 0
         return int(times[0] + self._window - self._clock()) + 1
 
+    def bound(self, most: int) -> None:
+        """Another bound, from now on."""
+        if most != self._most:
+            self._most = most
+            for key, times in self._failures.items():
+                self._failures[key] = deque(times, maxlen=most)
+
     def count(self, host: str) -> None:
         """Count an event."""
         key = _network(host)
@@ -131,6 +138,15 @@ class Est:
         self._limit = RateLimit(config.failures_per_minute, time.monotonic)
         cacerts = pkcs7.serialize_certificates(authority.cacerts(), Encoding.DER)
         self._cacerts = base64.b64encode(cacerts)
+
+    def adopt(self, config: Config) -> None:
+        """Other settings, from now on. What was counted stays counted."""
+        if (config.hook, config.hook_seconds) != (self._config.hook, self._config.hook_seconds):
+            self._hook = Hook(config.hook, config.hook_seconds)
+        self._config = config
+        for limit in (self._by_credential, self._limit):
+            limit.bound(config.failures_per_minute)
+        self._issued.bound(config.address_enrolments_per_hour)
 
     def app(self) -> FastAPI:
         """The ASGI application. It must be served by HttpEndpoint, which says who the peer is."""

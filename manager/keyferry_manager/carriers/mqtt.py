@@ -213,6 +213,15 @@ class MqttLink(asyncio.Protocol):
         self._paused = False
         self._drain_queue()
 
+    @property
+    def unsent(self) -> int:
+        """Messages for the device that wait, or that it has not acknowledged."""
+        return len(self._queue) + len(self._acks)
+
+    def adopt(self, settings: MqttSettings) -> None:
+        """Other bounds, from now on."""
+        self._settings = settings
+
     # the relay's link
 
     def send(self, payload: bytes) -> bool:

@@ -56,6 +56,10 @@ class Status:
         self._this_update = 0.0
         self._responder: Responder | None = None
 
+    def adopt(self, config: Config) -> None:
+        """Other settings, from the next list on."""
+        self._life = config.crl_hours * _HOUR
+
     def add_to(self, app: FastAPI) -> None:
         """Take the two paths of an application."""
         app.add_api_route("/crl", self.crl, methods=["GET"])

@@ -224,6 +224,7 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
         loop.add_signal_handler(number, stopping.set)
     manager = Manager(home, trace=trace)
     await manager.start()
+    loop.add_signal_handler(signal.SIGHUP, manager.reconfigure)
     try:
         ready = {
             "event": "ready",
@@ -245,5 +246,7 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
                 line += f", metrics on {config.observe_host} port {manager.observe_port}"
         print(line, flush=True)
         await stopping.wait()
+        await manager.drain()
     finally:
+        loop.remove_signal_handler(signal.SIGHUP)
         await manager.stop()

@@ -93,6 +93,12 @@ class Registry:
         presence.public_key = None
         return before
 
+    def expect(self, name: str, instance: bytes, gone_at: float) -> None:
+        """Know a device that was here before a restart, and may come back until ``gone_at``."""
+        presence = self._presences.setdefault(name, Presence(name))
+        presence.instance = instance
+        presence.gone_at = gone_at
+
     def detach(self, link: Link, gone_at: float) -> bool:
         """Take ``link`` away. False when another link has its place already."""
         presence = self._presences.get(link.name)

@@ -82,6 +82,12 @@ class Sessions:
         self._offered: OrderedDict[bytes, Session] = OrderedDict()
         self._established: OrderedDict[bytes, Session] = OrderedDict()
 
+    def bound(self, per_device: int, total: int) -> None:
+        """Other bounds, for what comes from now on."""
+        self.per_device = per_device
+        self.per_pair = max(1, per_device // 4)
+        self.total = total
+
     def __len__(self) -> int:
         return len(self._sessions)
 

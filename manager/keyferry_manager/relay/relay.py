@@ -249,13 +249,15 @@ class Relay:
                 session=session.id.hex(),
             )
 
-    def stop(self) -> None:
-        """Tell both sides of every session that it is over, and close every link."""
-        for session in self.sessions.all():
-            self._end_for(session, (session.initiator, session.responder), "peer-gone")
-        for presence in self.registry:
-            if presence.link is not None:
-                self.close_link(presence.name, "manager-stopped")
+    def end_for_all(self, session: Session, reason: str) -> None:
+        """End a session from our side, and tell both devices."""
+        self._end_for(session, (session.initiator, session.responder), reason)
+
+    def adopt(self, settings: RelaySettings) -> None:
+        """Other settings, from now on. What is there already stays."""
+        self.settings = settings
+        self.registry.max_links = settings.max_links
+        self.sessions.bound(settings.sessions_per_device, settings.sessions_total)
 
     # what the steps call
 

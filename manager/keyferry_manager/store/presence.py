@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Table, delete, select
+from sqlalchemy import Table, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from keyferry_manager.store import tables
@@ -31,6 +31,20 @@ class Presences:
         """Drop what a manager left when it was killed. How many there were."""
         async with self._writing.begin() as connection:
             return (await connection.execute(delete(tables.links))).rowcount
+
+    async def park(self, document: dict[str, Any], at: float) -> None:
+        """Leave a document for the next run, in the place of one that is there."""
+        async with self._writing.begin() as connection:
+            await connection.execute(delete(tables.parked))
+            values = {"only": 1, "at": at, "document": document}
+            await connection.execute(insert(tables.parked).values(values))
+
+    async def take_parked(self) -> tuple[float, dict[str, Any]] | None:
+        """When the last run left what, once only. None when it left nothing."""
+        async with self._writing.begin() as connection:
+            row = (await connection.execute(select(tables.parked))).first()
+            await connection.execute(delete(tables.parked))
+        return None if row is None else (row.at, row.document)
 
     async def keys(self) -> list[AgreementKey]:
         """Every registered key, by device."""

@@ -198,6 +198,15 @@ audit = Table(
     Column("hash", _Digest, nullable=False),
 )
 
+# At most one row: what a manager that was stopped in order leaves for the next run.
+parked = Table(
+    "parked",
+    metadata,
+    Column("only", Integer, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("document", JSON, nullable=False),
+)
+
 # One row. Its number grows with each change of devices, rules or policy, in the same transaction,
 # so that a running manager sees what the command line did, on SQLite and PostgreSQL alike.
 revision = Table(

@@ -86,6 +86,13 @@ bench: $(INSTALLED) ## time of the core's work on both runtimes, bytes on the wi
 bench-manager: $(INSTALLED) system ## the manager against bare TLS, mosquitto and bare signing; ARGS="--part relays"
 	PYTHONPATH=tests $(BIN)/python -m bench.bench_manager $(ARGS)
 
+.PHONY: coverage
+coverage: $(INSTALLED) system ## how much of the manager's code its tests run, in all processes; ARGS goes to pytest
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest -n auto --dist loadfile $(if $(ARGS),$(ARGS),tests/manager tests/faults tests/interop tests/e2e)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 .PHONY: fuzz
 fuzz: $(INSTALLED) ## hostile input to every decoder, a minute each; ARGS="cbor x509 --seconds 600 --jobs 2 --keep"
 	$(BIN)/python tests/fuzz/run.py $(ARGS)

@@ -40,13 +40,17 @@ _PASSING = ("peer-offline", "too-many", "too-large")
 class PeerSession:
     """A session with ``peer``. ``fingerprint``: 16 bytes, equal on both sides, not secret.
 
+    ``route``: two legs, the peer's way to the manager and the manager's to us, each [address,
+    transport, mutually authenticated, verified by the manager]; [] when it told none.
+
     Records that come in wait in a queue of ``receive_queue``. When it is full the whole link
     waits STALL_SECONDS for ``recv``, then records for this session are dropped, counted in
     ``dropped`` and reported, until the application reads again.
     """
 
-    def __init__(self, sessions: "Sessions", core) -> None:
+    def __init__(self, sessions: "Sessions", core, route: list) -> None:
         self.peer = core.peer
+        self.route = route
         self.session_id = core.session_id
         self.fingerprint = core.fingerprint
         self.dropped = 0
@@ -292,7 +296,7 @@ class Sessions:
             await self.send(rejection(self.identity.name, message, error.name))
             return
         initiator = None
-        session = attempt.session = PeerSession(self, core)
+        session = attempt.session = PeerSession(self, core, message.get(s.ROUTE, []))
         self._standing[session.session_id] = session
         confirm = core.confirm()
         self.event("message-3", peer=core.peer, sent=True, bytes=len(confirm[s.MESSAGE_3]))
@@ -348,7 +352,7 @@ class Sessions:
             )
             await self.send(rejection(self.identity.name, message, error.name))
             return
-        session = PeerSession(self, core)
+        session = PeerSession(self, core, responder.route)
         self._standing[session.session_id] = session
         self._report_up(session, False)
         # message_4 goes out at once: the peer must not wait for what the application will say

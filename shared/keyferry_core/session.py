@@ -208,7 +208,8 @@ class Initiator:
 
 
 class Responder:
-    """The side that is asked: half open from ``on_connect`` until ``on_message``."""
+    """The side that is asked: half open from ``on_connect`` until ``on_message``. ``route``: the
+    legs that came with the CONNECT."""
 
     def __init__(self, identity: Identity, trust, crypto, ephemeral=None) -> None:
         self._identity = identity
@@ -216,6 +217,7 @@ class Responder:
         self._crypto = crypto
         self._ephemeral = ephemeral
         self._edhoc = None
+        self.route: list = []
 
     def on_connect(self, message: dict, leg: list | None = None) -> dict:
         """The ACCEPT that answers a CONNECT. KeyferryError: send ``rejection(…)`` instead."""
@@ -227,6 +229,7 @@ class Responder:
             _check_delivered(profile, message)
         self.peer = message[s.FROM]
         self.session_id = message[s.SESSION]
+        self.route = message.get(s.ROUTE, [])
         own = self._identity.name
         if self.peer == own:
             raise AuthenticationError("the peer has our own name")

@@ -43,6 +43,15 @@ def test_two_agents_meet_and_talk():
             assert a.events.all("session-up")[0]["fingerprint"] == session.fingerprint.hex()
             assert a.events.all("session-up")[0]["initiated"] is True
             assert b.events.all("session-up")[0]["initiated"] is False
+            # both applications see both legs, with what the manager verified
+            assert (
+                session.route
+                == other.route
+                == [
+                    ["192.0.2.7:1234", s.TRANSPORT_MQTT_TLS, True, True],
+                    ["192.0.2.1:8883", s.TRANSPORT_MQTT_TLS, True, True],
+                ]
+            )
             # the route that the device states is the one that it was told of
             connect = next(m for m in hub.seen if m[s.TYPE] == s.CONNECT)
             assert connect[s.ROUTE] == [["192.0.2.7:1234", s.TRANSPORT_MQTT_TLS, True]]

@@ -52,7 +52,13 @@ def build(
         files.update(merge(board, base, image, filesystem))
     written = {
         "format": record.FORMAT,
-        "board": {"name": board.name, "family": board.family, "heap": board.heap},
+        "board": {
+            "name": board.name,
+            "family": board.family,
+            "heap": board.heap,
+            "program": board.program,
+            "chip": 0 if board.base is None else board.base.chip,
+        },
         "keyferry": {
             "version": record.own_version(),
             "source": record.commit(sources.package_folder("keyferry_core")),

@@ -136,6 +136,46 @@ def test_an_area_of_flash_larger_than_the_image_is_mapped_by_its_address(
     assert done.stdout == "[1, 2] /rom/helper.mpy True\n", done.stdout + done.stderr
 
 
+RADIO = """
+import json
+STA_IF = "station"
+class WLAN:
+    def __init__(self, interface):
+        self.asked = 0
+    def active(self, on):
+        self.on = on
+    def connect(self, ssid, password):
+        print(json.dumps({"event": "joins", "ssid": ssid, "password": password, "on": self.on}))
+    def isconnected(self):
+        self.asked += 1
+        return self.asked > 3
+"""
+
+
+def test_the_wifi_is_joined_before_the_application_runs(tmp_path: Path) -> None:
+    place = tmp_path / "application"
+    place.mkdir()
+    (place / "main.py").write_text("import json\nprint(json.dumps({'event': 'up'}))\n")
+    line = ("firmware", "build", "--board", "virtual", "--no-preflight", "--app", place)
+
+    def boot(out: Path) -> VirtualDevice:
+        device = VirtualDevice("pump-7", tmp_path / "flash", Application.built(out))
+        device.format({"wifi.json": b'{"ssid": "plant", "password": "correct horse"}'})
+        asyncio.run(_up(device))
+        return device
+
+    command(tmp_path, *line, "-o", tmp_path / "bare")
+    assert "keyferry boot: this board has no Wi-Fi" in boot(tmp_path / "bare").console
+    # a radio as MicroPython's boards have it, in the one way that modules come to this board
+    (place / "network.py").write_text(RADIO)
+    command(tmp_path, *line, "-o", tmp_path / "radio")
+    device = boot(tmp_path / "radio")
+    assert [event["event"] for event in device.events] == ["joins", "up"]
+    joined = device.events[0]
+    assert (joined["ssid"], joined["password"], joined["on"]) == ("plant", "correct horse", True)
+    assert "correct horse" not in "".join(device.console)
+
+
 def test_only_a_whole_build_for_this_board_is_taken(out: Path, tmp_path: Path) -> None:
     import shutil
 

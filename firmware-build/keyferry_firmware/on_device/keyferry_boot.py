@@ -8,8 +8,10 @@ broken and half-written images, not against an attacker with the board in hand.
 
 import gc
 import hashlib
+import json
 import os
 import sys
+import time
 
 import uctypes
 import vfs
@@ -71,10 +73,34 @@ def start(kind, address=0, size=0):
     mounted = True
 
 
+def _join():
+    """Join the Wi-Fi that ``/wifi.json`` names, if there is one; wait 20 s at most."""
+    try:
+        with open("/wifi.json") as file:
+            known = json.load(file)
+    except OSError:
+        return
+    try:
+        network = __import__("network")  # boards with a radio have it
+    except ImportError:
+        print("keyferry boot: this board has no Wi-Fi")
+        return
+    radio = network.WLAN(network.STA_IF)
+    radio.active(True)
+    if not radio.isconnected():
+        radio.connect(known["ssid"], known["password"])
+    for _ in range(200):
+        if radio.isconnected():
+            return
+        time.sleep_ms(100)
+    print("keyferry boot: not on the Wi-Fi yet; the radio goes on trying")
+
+
 def run():
     """Run the application's main. Raises Refused when no image is mounted."""
     if not mounted:
         raise Refused("no application runs: flash the application image again")
+    _join()
     gc.collect()  # before the application takes the heap
     # main.py of the flash, which called this, goes by another name
     __import__("main")

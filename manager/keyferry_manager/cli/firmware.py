@@ -1,5 +1,6 @@
 """``keyferry firmware``: from sources to files that go onto boards."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -205,3 +206,43 @@ def new_key(
         write_json({"key": name, "private": str(path), "public": str(public)})
         return
     write(Text(f"Release key {name}: {path} signs, {public} verifies. Keep the first to yourself."))
+
+
+@commands.command()
+def provision(
+    devices: Annotated[
+        Path, typer.Option(metavar="CSV", help="The list of devices; docs/firmware.md has columns.")
+    ],
+    image: Annotated[
+        Path, typer.Option(metavar="DIR", help="The build that they run: `firmware build`'s -o.")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="New folder, for your eyes only.")
+    ],
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="PUB", help="Public release key: take no build but one signed by it."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make each device's own file system: identity, trust, Wi-Fi; and labels for claim tokens.
+
+    All devices of the list or none. Only you can read what is made; provisioned.json says what
+    that is, without secrets.
+    """
+    from keyferry_firmware import devices as listed
+    from keyferry_firmware import output, provision, release
+
+    output.check_free(out)
+    if key is not None:
+        release.verify(image, release.public_key(key))
+    built, filesystem = provision.read_build(image)
+    found = listed.read(devices)
+    files = provision.provision(built, filesystem, found)
+    output.write_folder(out, files, private=True)
+    if as_json:
+        write_json({"folder": str(out), **json.loads(files[provision.LOG])})
+        return
+    rows = [(item.name, item.realm, item.credential) for item in found]
+    write_table(("DEVICE", "REALM", "CREDENTIAL"), rows, "")
+    write(Text(f"{len(found)} devices in {out}: there are secrets in it, keep it to yourself."))

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from keyferry_core.errors import KeyferryError
 from keyferry_manager import reload
 from keyferry_manager.access import combined
+from keyferry_manager.api.manager import AdminApi
 from keyferry_manager.audit import AuditTrail, BatchWriter
 from keyferry_manager.audit.heads import HeadKeeper
 from keyferry_manager.authority import LocalAuthority
@@ -164,6 +165,11 @@ class Manager:
         on = self.observation is not None and self.config.observe_host
         return self.observation.listener.port if on and self.observation else 0
 
+    @property
+    def api_port(self) -> int | None:
+        """The port of the admin API over TCP, if it is listened on."""
+        return self._api.port
+
     def reconfigure(self) -> None:
         """Read the settings anew, and do what of them can be done while the manager runs.
 
@@ -258,6 +264,8 @@ class Manager:
         await self._listen_for_est(stack, writer)
         await self._listen_for_mqtt(stack)
         await self._observe(stack, writer)
+        self._api = AdminApi(config, store, self.trail, self._api_context)
+        await self._api.start(stack)
         self._every(stack, _TICK, self._tick)
         self._every(stack, _RELOAD, self._reload)
         self._every(stack, _RENEWAL_CHECK, self._renew)
@@ -354,6 +362,15 @@ class Manager:
             # A device may renew late. enrolment.check_dates is asked for each operation instead.
             check_dates=False,
         )
+
+    def _api_context(self) -> ssl.SSLContext:
+        context = server_context(
+            self._authority.server_file,
+            self._authority.trusted_by_links(),
+            certificate_required=False,
+        )
+        context.verify_mode = ssl.CERT_NONE  # a token says who asks
+        return context
 
     def _every(
         self,
@@ -460,6 +477,7 @@ class Manager:
             if self._mqtt_listener is not None:
                 self._mqtt_listener.replace_context(self._mqtt_context())
             self._est_listener.replace_context(self._est_context())
+            self._api.renew()
             self.trail.ok("server-certificate-renewed", "", "", reason)
 
 

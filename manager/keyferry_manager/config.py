@@ -33,6 +33,7 @@ _SECTIONS = {
     "relay": "What is checked on the way between two devices.",
     "limits": "Bounds that keep one device, or one stranger, from using the manager up.",
     "observe": "What monitoring asks: /metrics, /healthz and /readyz, over HTTP without TLS.",
+    "api": "How operators and programs reach this manager, besides the socket in this folder.",
     "database": "Where the registry, the rules and the audit trail are kept.",
     "log": "What is written to standard error.",
 }
@@ -219,6 +220,19 @@ class Config:
     )
     observe_port: int = _setting(9464, "observe.port", "0 takes any free port.", 0, 65535)
 
+    api_listen: str = _setting(
+        "",
+        "api.listen",
+        "HOST:PORT for the admin API over TCP, as in 127.0.0.1:8442; tokens come from keyferry\n"
+        "token add. Empty: the socket only, which needs none.",
+    )
+    api_tls: str = _setting(
+        "off",
+        "api.tls",
+        "server: TLS with the manager's own certificate; needed beyond this machine.",
+        choices=("off", "server"),
+    )
+
     database: str = _setting(
         "",
         "database.url",
@@ -362,6 +376,8 @@ def _checked(source: str, key: str, value: object, item: Any) -> object:
         raise ConfigProblem(f"{where} must be one of {', '.join(choices)}.")
     if key == "certificates.public_url" and value:
         _check_url(value, where)
+    if key == "api.listen" and value:
+        check_host(split_address(value, where)[0], where)
     if key.endswith("host") and value:
         check_host(value, where)
     return value
@@ -374,6 +390,14 @@ def _check_url(text: str, where: str) -> None:
             f"{where} must be like https://kf.plant.example:8443, without anything after it."
         )
     check_host(match[1].strip("[]"), where)
+
+
+def split_address(text: str, where: str) -> tuple[str, int]:
+    """``HOST:PORT`` or ``[HOST]:PORT`` in two, else ConfigProblem."""
+    match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([^:\[\]]+)):([0-9]{1,5})", text)
+    if match is None or int(match[3]) > 65535:
+        raise ConfigProblem(f"{where} must be HOST:PORT, as in 127.0.0.1:8442.")
+    return match[1] or match[2], int(match[3])
 
 
 def check_host(text: str, where: str) -> str:

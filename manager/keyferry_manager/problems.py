@@ -17,7 +17,23 @@ class AuthorityProblem(Problem):
     """A key or certificate of the manager is missing, unreadable or does not fit."""
 
 
-class ChangedMeanwhile(StoreProblem):
+class NotFound(StoreProblem):
+    """What was named is not there."""
+
+
+class Conflict(StoreProblem):
+    """What is there already stands against it."""
+
+
+class Invalid(Problem):
+    """What was asked for makes no sense, whatever is there."""
+
+
+class Forbidden(Problem):
+    """Whoever asks may not do this."""
+
+
+class ChangedMeanwhile(Conflict):
     """Somebody else changed what a decision rests on; it can be made again."""
 
 

@@ -5,6 +5,7 @@ new module and its name in this list.
 """
 
 from keyferry_manager.cli import (
+    api,
     approvals,
     audit,
     backup,
@@ -23,6 +24,7 @@ from keyferry_manager.cli import (
 from keyferry_manager.cli.base import app
 
 __all__ = [
+    "api",
     "app",
     "approvals",
     "audit",

@@ -1,28 +1,29 @@
 """``keyferry approvals``: first enrolments that wait for a person."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
+    Admin,
     HomeOption,
     JsonOption,
     ProblemGroup,
+    Value,
+    WatchOption,
     app,
-    moment,
-    utc,
-    with_store,
+    rows,
+    show_list,
+    table,
+    when,
+    with_admin,
     write,
     write_json,
-    write_table,
 )
-from keyferry_manager.config import Config
-from keyferry_manager.store import Approval
-
-if TYPE_CHECKING:
-    from keyferry_manager.store import Store
 
 commands = typer.Typer(
     cls=ProblemGroup,
@@ -38,31 +39,33 @@ WhichArgument = Annotated[
 
 
 @commands.command("list")
-def list_approvals(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def list_approvals(
+    home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False, watch: WatchOption = False
+) -> None:
     """List what waits, and what was decided and not yet fetched.
 
     KEY is the SHA-256 of the public key that the device made: compare it with what the device
     shows, where it can show something.
     """
 
-    async def work(_config: Config, store: "Store") -> list[Approval]:
-        return await store.approvals.all()
+    async def work(admin: Admin) -> Value:
+        return await rows(admin.approvals)
 
-    _, found = with_store(home, work)
-    if as_json:
-        write_json([_value(item) for item in found])
-        return
-    write_table(
+    show_list(home, work, _shown, as_json=as_json, watch=watch)
+
+
+def _shown(found: Value) -> Table | Text:
+    return table(
         ("WHICH", "DEVICE", "STATE", "WITH", "ADDRESS", "ASKED", "KEY"),
         [
             (
-                str(item.id),
-                item.device,
-                item.state,
-                item.admission,
-                item.address,
-                moment(item.asked_at),
-                item.key,
+                str(item["which"]),
+                item["name"],
+                item["state"],
+                item["admission"],
+                item["address"],
+                when(item["asked"]),
+                item["key"],
             )
             for item in found
         ],
@@ -86,27 +89,14 @@ def deny(
     _decide(home, which, False, as_json)
 
 
-def _decide(home: Any, which: str, approve: bool, as_json: bool) -> None:
-    async def work(_config: Config, store: "Store") -> Approval:
-        return await store.approvals.decide(which, approve)
+def _decide(home: Path, which: str, approve: bool, as_json: bool) -> None:
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.decide(which, approve)
 
-    _, decided = with_store(home, work)
+    decided = with_admin(home, work)
     if as_json:
-        write_json(_value(decided))
+        write_json(decided)
     elif approve:
-        write(Text(f"{decided.device} gets its certificate when it asks again."))
+        write(Text(f"{decided['name']} gets its certificate when it asks again."))
     else:
-        write(Text(f"{decided.device} is refused with this key."))
-
-
-def _value(item: Approval) -> dict[str, Any]:
-    return {
-        "which": item.id,
-        "name": item.device,
-        "state": item.state,
-        "admission": item.admission,
-        "address": item.address,
-        "asked": utc(item.asked_at),
-        "decided": utc(item.decided_at),
-        "key": item.key,
-    }
+        write(Text(f"{decided['name']} is refused with this key."))

@@ -1,32 +1,40 @@
 """``keyferry audit``: the trail shown, followed, verified and exported."""
 
-import asyncio
 import json
 import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
+    Admin,
     HomeOption,
     JsonOption,
+    LimitOption,
+    Value,
     app,
-    moment,
+    ending_quietly,
+    follow_changes,
     name_parser,
     printable,
-    utc,
+    rows,
+    show_list,
+    table,
     warn,
+    when,
     with_store,
     write,
     write_json,
-    write_table,
+    write_line,
 )
 from keyferry_manager.config import Config
 from keyferry_manager.problems import ConfigProblem
@@ -39,7 +47,6 @@ if TYPE_CHECKING:
     from keyferry_manager.store import Store
 
 _PAGE = 1000
-_POLL = 0.5
 # Of a line of an export: an entry's fields are bounded by what the manager writes.
 _MAX_LINE = 1 << 20
 _TEXTS = ("event", "outcome", "name", "address", "detail", "previous", "hash")
@@ -47,9 +54,6 @@ _TEXTS = ("event", "outcome", "name", "address", "detail", "previous", "hash")
 commands = typer.Typer(help="What happened: show it, prove it whole, export it.")
 app.add_typer(commands, name="audit")
 
-LimitOption = Annotated[
-    int, typer.Option("--limit", "-n", min=1, max=100_000, help="How many, the newest.")
-]
 OfOption = Annotated[
     str | None,
     typer.Option("--device", metavar="NAME", parser=name_parser, help="Of this device only."),
@@ -58,7 +62,8 @@ EventOption = Annotated[
     str, typer.Option(metavar="EVENT", help="Only this event, as in enrolment-refused.")
 ]
 FollowOption = Annotated[
-    bool, typer.Option("--follow", "-f", help="Go on with what is new, until Ctrl-C.")
+    bool,
+    typer.Option("--follow", "-f", "--watch", help="Go on with what is new, until Ctrl-C."),
 ]
 
 
@@ -87,27 +92,34 @@ def tail(
 ) -> None:
     """Show the end of the audit trail, newest last. With --follow and --json, a line an entry."""
 
-    async def work(_config: Config, store: "Store") -> list[AuditEntry]:
-        entries = await store.audit_entries(limit, name=device or "", event=event)
-        if not follow:
-            return entries
-        last = (await store.audit_entries(1) or [AuditEntry(0.0, "", "ok")])[0].id
-        while True:
-            _show_lines(entries, as_json)
-            entries = []
-            await asyncio.sleep(_POLL)
-            async for entry in _from(store, last):
-                last = entry.id
-                if (not device or entry.name == device) and (not event or entry.event == event):
-                    entries.append(entry)
+    async def ask(admin: Admin, size: int, cursor: str | None) -> dict[str, Any]:
+        return await admin.audit(size, cursor, device=device, event=event or None)
 
-    with suppress(KeyboardInterrupt):
-        _, entries = with_store(home, work)
-        if as_json:
-            write_json([_shown(entry) for entry in entries])
-        else:
-            columns = ("TIME", "EVENT", "OUTCOME", "NAME", "ADDRESS", "DETAIL")
-            write_table(columns, [_row(entry) for entry in entries], "Nothing has happened yet.")
+    async def newest(admin: Admin) -> Value:
+        return (await rows(partial(ask, admin), limit))[::-1]
+
+    if not follow:
+        show_list(home, newest, _table, as_json=as_json)
+        return
+    last: int | None = None
+
+    async def new(admin: Admin) -> Value:
+        nonlocal last
+        if last is None:
+            # What comes after this is new, whatever device or event it is of.
+            last = until = max((item["id"] for item in (await admin.audit(1))["items"]), default=0)
+            return [item for item in await newest(admin) if item["id"] <= until]
+        since = last
+        found = await rows(lambda size, cursor: admin.audit(size, cursor, after=since))
+        last = max((item["id"] for item in found), default=last)
+        return [
+            item
+            for item in found
+            if (not device or item["name"] == device) and (not event or item["event"] == event)
+        ]
+
+    with ending_quietly():
+        follow_changes(home, new, lambda found: _show_lines(found, as_json))
 
 
 @commands.command()
@@ -328,38 +340,27 @@ def _whole(entry: AuditEntry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in names} | {"fields": dict(entry.fields)}
 
 
-def _shown(entry: AuditEntry) -> dict[str, Any]:
-    return {
-        "id": entry.id,
-        "at": utc(entry.at),
-        "event": entry.event,
-        "outcome": entry.outcome,
-        "name": entry.name,
-        "address": entry.address,
-        "detail": entry.detail,
-        "fields": dict(entry.fields),
-    }
-
-
-def _show_lines(entries: list[AuditEntry], as_json: bool) -> None:
-    for entry in entries:
+def _show_lines(found: Value, as_json: bool) -> None:
+    for entry in found:
         if as_json:
-            sys.stdout.write(json.dumps(_shown(entry)) + "\n")
+            write_line(entry)
         else:
             write(Text("  ".join(printable(cell) for cell in _row(entry) if cell)))
     sys.stdout.flush()
 
 
-def _row(entry: AuditEntry) -> tuple[str, ...]:
+def _table(found: Value) -> Table | Text:
+    columns = ("TIME", "EVENT", "OUTCOME", "NAME", "ADDRESS", "DETAIL")
+    return table(columns, [_row(entry) for entry in found], "Nothing has happened yet.")
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    fields = entry["fields"].items()
     return (
-        moment(entry.at),
-        entry.event,
-        entry.outcome,
-        entry.name,
-        entry.address,
-        entry.detail or _fields(entry),
+        when(entry["at"]),
+        entry["event"],
+        entry["outcome"],
+        entry["name"],
+        entry["address"],
+        entry["detail"] or " ".join(f"{key}={json.dumps(value)}" for key, value in fields),
     )
-
-
-def _fields(entry: AuditEntry) -> str:
-    return " ".join(f"{key}={json.dumps(value)}" for key, value in entry.fields.items())

@@ -8,27 +8,33 @@ import asyncio
 import enum
 import json
 import os
+import pwd
 import re
 import shlex
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from keyferry_core.errors import DecodeError, KeyferryError
 from keyferry_core.names import check_name, check_realm
+from keyferry_manager.admin.values import seconds
+from keyferry_manager.admin.values import utc as utc
 from keyferry_manager.config import Config, check_host
 from keyferry_manager.problems import ConfigProblem, Problem, StoreProblem
 
 if TYPE_CHECKING:
+    from keyferry_manager.admin.remote import Remote
+    from keyferry_manager.admin.service import Service
     from keyferry_manager.store import Store
 
 _Result = TypeVar("_Result")
@@ -36,6 +42,8 @@ _UNITS = {"m": 60, "h": 3600, "d": 86400}
 _LONGEST = 31 * 86400
 _PIPE_WIDTH = 2000
 _WATCH_INTERVAL = 0.5
+# Rows asked for at once.
+_PAGE = 500
 
 
 class Profile(enum.StrEnum):
@@ -68,6 +76,27 @@ app = typer.Typer(
     add_completion=True,
     rich_markup_mode="markdown",
 )
+
+
+_verbose = False
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Say whether a manager was asked, or its database read."
+        ),
+    ] = False,
+) -> None:
+    global _verbose
+    _verbose = verbose
+
+
+def _tell(sentence: str) -> None:
+    if _verbose:
+        Console(stderr=True, soft_wrap=True).print(Text(sentence, style="dim"))
 
 
 def report(sentence: str) -> None:
@@ -135,6 +164,9 @@ WatchOption = Annotated[
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", parser=_name, help="Device's name.")]
 DEFAULT_HOME = Path("keyferry-home")
+LimitOption = Annotated[
+    int, typer.Option("--limit", "-n", min=1, max=100_000, help="How many, the newest.")
+]
 
 # For Annotated types of single commands.
 name_parser = _name
@@ -171,40 +203,155 @@ def with_store(
         raise StoreProblem(f"the database did not answer ({error.orig}): try again.") from None
 
 
-def watch_store(
+Admin: TypeAlias = "Service | Remote"
+
+
+@asynccontextmanager
+async def _admin(home: Path, config: Config) -> AsyncIterator[Admin]:
+    """A running manager of this home, over its API; or the same operations on the store."""
+    # Imported here because it takes long, and many calls end before this point.
+    from keyferry_manager.admin.remote import Remote
+
+    remote = Remote.connected(home)
+    if remote is not None:
+        _tell(f"asking the manager that serves {home}")
+        async with remote:
+            yield remote
+        return
+    from sqlalchemy.exc import DBAPIError
+
+    from keyferry_manager.admin.service import Rights, Service
+    from keyferry_manager.store import Store
+
+    _tell(f"no manager serves {home}: working on its database")
+    try:
+        async with Store.open(config.database_url) as store:
+            await store.migrate()
+            yield Service(config, store, Rights(f"user:{user_name()}"))
+    except DBAPIError as error:
+        raise StoreProblem(f"the database did not answer ({error.orig}): try again.") from None
+
+
+def with_admin(home: Path, work: Callable[[Admin], Awaitable[_Result]]) -> _Result:
+    """Do ``work`` through the manager that serves this home, or on its store when none does."""
+    config = Config.load(home)
+
+    async def run() -> _Result:
+        async with _admin(home, config) as admin:
+            return await work(admin)
+
+    return asyncio.run(run())
+
+
+def user_name() -> str:
+    """Who runs this command, as the system knows it."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+async def rows(
+    ask: Callable[[int, str | None], Awaitable[dict[str, Any]]], most: int | None = None
+) -> list[dict[str, Any]]:
+    """A whole list, page by page; ``most`` rows of it."""
+    found: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while most is None or len(found) < most:
+        limit = _PAGE if most is None else min(_PAGE, most - len(found))
+        page = await ask(limit, cursor)
+        found += page["items"]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    return found
+
+
+Value: TypeAlias = list[dict[str, Any]]
+
+
+def show_list(
     home: Path,
-    work: Callable[[Config, "Store"], Awaitable[_Result]],
-    show: Callable[[_Result], None],
-    value: Callable[[_Result], object],
+    work: Callable[[Admin], Awaitable[Value]],
+    shown: Callable[[Value], Table | Text],
     *,
     as_json: bool,
-    watch: bool,
+    watch: bool = False,
 ) -> None:
-    """Show what ``work`` finds, as ``show`` or as JSON of its ``value``: once, or with ``watch``
-    again at each change until Ctrl-C."""
+    """Show a list as ``shown`` or as JSON: once, or with ``watch`` at each change until Ctrl-C."""
+    if not watch:
+        found = with_admin(home, work)
+        if as_json:
+            write_json(found)
+        else:
+            write_shown(shown(found))
+        return
+    with ending_quietly(), _screen(as_json, shown) as show:
+        follow_changes(home, work, show)
 
-    async def run(config: Config, store: "Store") -> None:
-        shown: object = None
+
+def follow_changes(
+    home: Path, work: Callable[[Admin], Awaitable[Value]], show: Callable[[Value], None]
+) -> None:
+    """Do ``work`` again and again, and ``show`` what it finds whenever that has changed; a manager
+    that stops or starts meanwhile changes only who is asked."""
+    from keyferry_manager.admin.remote import Gone
+
+    config = Config.load(home)
+
+    async def run() -> None:
+        last: object = None
         while True:
-            found = await work(config, store)
-            current = value(found)
-            if current != shown:
-                shown = current
-                if not as_json:
-                    if watch:
-                        Console().clear()  # does nothing where no terminal is
-                    show(found)
-                elif watch:
-                    sys.stdout.write(json.dumps(current, ensure_ascii=False) + "\n")
-                else:
-                    write_json(current)
-                sys.stdout.flush()
-            if not watch:
-                return
+            with suppress(Gone):
+                async with _admin(home, config) as admin:
+                    while True:
+                        found = await work(admin)
+                        if found != last:
+                            last = found
+                            show(found)
+                        await asyncio.sleep(_WATCH_INTERVAL)
             await asyncio.sleep(_WATCH_INTERVAL)
 
-    with suppress(KeyboardInterrupt):
-        with_store(home, run)
+    asyncio.run(run())
+
+
+@contextmanager
+def ending_quietly() -> Iterator[None]:
+    """Ctrl-C, and a reader that has gone away, end a command that watches in good order."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _screen(
+    as_json: bool, shown: Callable[[Value], Table | Text]
+) -> Iterator[Callable[[Value], None]]:
+    """How a list is shown again: a line of JSON, a drawing in place, or one below the other where
+    no terminal is."""
+    console = Console(highlight=False)
+    if as_json:
+        yield write_line
+    elif not console.is_terminal:
+
+        def again(found: Value) -> None:
+            write_shown(shown(found))
+            sys.stdout.flush()
+
+        yield again
+    else:
+        with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+            yield lambda found: live.update(shown(found), refresh=True)
+
+
+def write_line(value: object) -> None:
+    """One line of JSON on standard output, at once."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 def write_json(value: object) -> None:
@@ -217,20 +364,30 @@ def write(text: Text | str = "") -> None:
     Console(soft_wrap=True, highlight=False).print(text)
 
 
-def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+def table(columns: Sequence[str], lines: Iterable[Sequence[str]], empty: str) -> Table | Text:
     """A table, or the sentence ``empty`` when it would have no rows."""
-    if not rows:
-        write(Text(empty))
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        made.add_column(column, overflow="fold")
+    for line in lines:
+        made.add_row(*(Text(printable(cell)) for cell in line))
+    return made if made.row_count else Text(empty)
+
+
+def write_shown(shown: Table | Text) -> None:
+    """A table, or a sentence in its place, on standard output."""
+    if isinstance(shown, Text):
+        write(shown)
+        return
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_PIPE_WIDTH)  # one row, one line
-    console.print(table)
+    console.print(shown)
+
+
+def write_table(columns: Sequence[str], lines: Iterable[Sequence[str]], empty: str) -> None:
+    """The same of rows, at once."""
+    write_shown(table(columns, lines, empty))
 
 
 def printable(text: str) -> str:
@@ -245,8 +402,6 @@ def moment(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def utc(seconds: float | None) -> str | None:
-    """A time for scripts: RFC 3339, UTC."""
-    if seconds is None:
-        return None
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+def when(text: str | None) -> str:
+    """The same of a time that was written for scripts."""
+    return moment(seconds(text))

@@ -5,44 +5,44 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Container
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from rich.table import Table
 from rich.text import Text
 
-from keyferry_manager.access import in_force
 from keyferry_manager.authority import LocalAuthority, fingerprint, serial_text
 from keyferry_manager.authority.files import PRIVATE, sync_directory, write_new
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
+    Admin,
     HomeOption,
     JsonOption,
     NameArgument,
     ProblemGroup,
     Profile,
+    Value,
+    WatchOption,
     app,
     duration_parser,
     home_option,
     host_parser,
-    moment,
-    utc,
-    with_store,
+    rows,
+    show_list,
+    table,
+    when,
+    with_admin,
     write,
     write_json,
-    write_table,
 )
 from keyferry_manager.config import Config
 from keyferry_manager.enrolment import new_token, token_hash
-from keyferry_manager.problems import ConfigProblem, Problem, StoreProblem
-from keyferry_manager.store import Certificate, FactoryIdentity, Revoked, Token
-
-if TYPE_CHECKING:
-    from keyferry_manager.store import Store
+from keyferry_manager.problems import ConfigProblem, Problem
 
 commands = typer.Typer(
     cls=ProblemGroup, help="Add devices, and look at them.", no_args_is_help=True
@@ -128,53 +128,44 @@ def add(
                 f"{folder} exists already and is not overwritten: choose another with --out."
             )
         entries = _common_files(config, authority, name, host, mqtt_port, est_port, profile)
-    now = int(time.time())
     identity = None
     secret = ""
-    ends = 0
     if factory:
-        identity, credential = _factory_identity(authority, name, now)
+        identity, credential = _factory_identity(authority, name, int(time.time()))
         entries += credential
-        ends = identity.not_after
     else:
         secret = new_token()
-        ends = now + (expires or config.token_hours * 3600)
         entries.append(("token", secret.encode() + b"\n", PRIVATE))
+    # The secret is made here and only its hash goes further.
+    sha256 = token_hash(secret) if secret else None
 
-    async def work(_config: Config, store: "Store") -> None:
-        await store.add_device(
-            name,
-            factory=identity,
-            token_hash=token_hash(secret) if secret else "",
-            token_expires_at=ends,
-            again=again,
-            now=now,
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.add_device(
+            name, again=again, seconds=expires, token_sha256=sha256, factory=identity
         )
-        kind = "factory" if factory else "token"
-        await store.audit("device-added", name, credential=kind, again=again, expires=ends)
 
     if folder is None:
-        with_store(home, work)
+        added = with_admin(home, work)
     else:
-        _write_files(folder, _Files(entries), lambda: with_store(home, work))
-    result: dict[str, Any] = {"name": name, "expires": utc(ends)}
+        added = _write_files(folder, _Files(entries), lambda: with_admin(home, work))
+    result: dict[str, Any] = {"name": name, "expires": added["expires"]}
     if folder is not None:
         result["files"] = str(folder)
     if identity is not None:
-        result["factory_serial"] = identity.serial
+        result["factory_serial"] = identity["serial"]
     if secret:
         result["token"] = secret
     if as_json:
         write_json(result)
         return
-    _show_added(name, folder, secret, ends, home)
+    _show_added(name, folder, secret, added["expires"], home)
 
 
-def _show_added(name: str, folder: Path | None, secret: str, ends: int, home: Path) -> None:
+def _show_added(name: str, folder: Path | None, secret: str, ends: str, home: Path) -> None:
     write(Text(f"{name} can enrol now.", style="bold"))
     if secret:
         write(Text(f"  token    {secret}"))
-        write(Text(f"  expires  {moment(ends)}"))
+        write(Text(f"  expires  {when(ends)}"))
         write(Text("It is good for one certificate, and cannot be shown again."))
     if folder is not None:
         write(Text(f"Its files are in {folder}: copy them to the root of the device."))
@@ -217,16 +208,14 @@ def _common_files(
 
 def _factory_identity(
     authority: LocalAuthority, name: str, now: int
-) -> tuple[FactoryIdentity, list[tuple[str, bytes, int]]]:
+) -> tuple[dict[str, Any], list[tuple[str, bytes, int]]]:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = authority.issue_factory(name, key.public_key(), now)
-    identity = FactoryIdentity(
-        fingerprint=fingerprint(certificate),
-        serial=serial_text(certificate),
-        device=name,
-        not_after=int(certificate.not_valid_after_utc.timestamp()),
-        created_at=now,
-    )
+    identity = {
+        "fingerprint": fingerprint(certificate),
+        "serial": serial_text(certificate),
+        "not_after": int(certificate.not_valid_after_utc.timestamp()),
+    }
     # TraditionalOpenSSL is SEC1 for a key on a curve.
     private = key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     return identity, [
@@ -235,16 +224,20 @@ def _factory_identity(
     ]
 
 
-def _write_files(folder: Path, files: _Files, commit: Any) -> None:
-    """The files in a directory beside, then the database, then the directory's name."""
+def _write_files(
+    folder: Path, files: _Files, commit: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """The files in a directory beside, then the database, then the directory's name. What
+    ``commit`` gave."""
     building = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building.mkdir(mode=0o700)
         files.write(building)
-        commit()
+        committed = commit()
         os.rename(building, folder)
         sync_directory(folder.parent)
+        return committed
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
         raise Problem(f"{folder} cannot be written: {error.strerror}.") from None
@@ -254,46 +247,30 @@ def _write_files(folder: Path, files: _Files, commit: Any) -> None:
 
 
 @commands.command("list")
-def list_devices(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """List the devices, and until when their certificates hold."""
-    revoked: set[str] = set()
+def list_devices(
+    home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False, watch: WatchOption = False
+) -> None:
+    """List the devices, who is connected, and until when their certificates hold."""
 
-    async def work(_config: Config, store: "Store") -> list[tuple[str, int, Certificate | None]]:
-        latest = await store.latest_certificates()
-        revoked.update(item.serial for item in await store.life.all_revoked())
-        return [
-            (device.name, device.created_at, latest.get(device.name))
-            for device in await store.devices()
-        ]
+    async def work(admin: Admin) -> Value:
+        return await rows(admin.devices)
 
-    _, found = with_store(home, work)
-    now = time.time()
-    if as_json:
-        write_json(
-            [
-                {
-                    "name": name,
-                    "added": utc(created),
-                    "state": _state(certificate, now, revoked),
-                    "serial": certificate.serial if certificate else None,
-                    "expires": utc(certificate.not_after if certificate else None),
-                }
-                for name, created, certificate in found
-            ]
-        )
-        return
-    rows = [
-        (
-            name,
-            _state(certificate, now, revoked),
-            moment(certificate.not_after if certificate else None),
-            moment(created),
-        )
-        for name, created, certificate in found
-    ]
-    write_table(
-        ("NAME", "STATE", "CERTIFICATE UNTIL", "ADDED"),
-        rows,
+    show_list(home, work, _listed, as_json=as_json, watch=watch)
+
+
+def _listed(found: Value) -> Table | Text:
+    return table(
+        ("NAME", "STATE", "LINK", "CERTIFICATE UNTIL", "ADDED"),
+        [
+            (
+                item["name"],
+                item["state"],
+                "online" if item["online"] else "",
+                when(item["expires"]),
+                when(item["added"]),
+            )
+            for item in found
+        ],
         "No device yet: add one with 'keyferry device add NAME --factory'.",
     )
 
@@ -302,90 +279,28 @@ def list_devices(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -
 def show(name: NameArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Show a device: its certificates, how it may enrol, and whom it may ask for."""
 
-    async def work(_config: Config, store: "Store") -> dict[str, Any]:
-        device = await store.device(name)
-        if device is None:
-            raise StoreProblem(
-                f"no device is called {name}: 'keyferry device list' shows those there are."
-            )
-        rules = await in_force(store)
-        names = {device.name for device in await store.devices()} | rules.policy.names
-        names.update(*rules.pairs)
-        return {
-            "device": device,
-            "certificates": await store.certificates(name),
-            "revoked": {item.serial: item for item in await store.life.all_revoked()},
-            "factory": await store.factory_identities(name),
-            "tokens": await store.tokens(name),
-            "keys": [key for key in await store.presences.keys() if key.device == name],
-            "may_ask": sorted(other for other in names if rules.allows(name, other)),
-            "asked_by": sorted(other for other in names if rules.allows(other, name)),
-        }
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.device(name)
 
-    config, found = with_store(home, work)
-    now = time.time()
-    revoked: dict[str, Revoked] = found["revoked"]
-    value = {
-        "name": name,
-        "identity": f"sip:{name}@{config.realm}",
-        "added": utc(found["device"].created_at),
-        "state": _state(next(iter(found["certificates"]), None), now, revoked),
-        "certificates": [
-            _certificate(item, revoked.get(item.serial)) for item in found["certificates"]
-        ],
-        "factory": [
-            {"serial": item.serial, "expires": utc(item.not_after)} for item in found["factory"]
-        ],
-        "tokens": [_token(item, now) for item in found["tokens"]],
-        "agreement_key": next((key.key_id for key in found["keys"]), None),
-        "may_ask": found["may_ask"],
-        "asked_by": found["asked_by"],
-    }
+    found = with_admin(home, work)
     if as_json:
-        write_json(value)
+        write_json(found)
         return
-    write(Text(f"{name}  {value['state']}", style="bold"))
-    write(Text(f"  identity     {value['identity']}"))
-    write(Text(f"  added        {moment(found['device'].created_at)}"))
+    online = "  online" if found["online"] else ""
+    write(Text(f"{name}  {found['state']}{online}", style="bold"))
+    write(Text(f"  identity     {found['identity']}"))
+    write(Text(f"  added        {when(found['added'])}"))
     for item in found["certificates"]:
-        until = moment(item.not_after)
-        line = f"  certificate  {item.serial}  until {until}  ({item.admission})"
-        if item.serial in revoked:
-            ended = revoked[item.serial]
-            line += f"  revoked {moment(ended.revoked_at)}: {ended.reason}"
+        until = when(item["expires"])
+        line = f"  certificate  {item['serial']}  until {until}  ({item['admission']})"
+        if item["revoked"]:
+            line += f"  revoked {when(item['revoked'])}: {item['reason']}"
         write(Text(line))
     for item in found["factory"]:
-        write(Text(f"  factory      {item.serial}  until {moment(item.not_after)}"))
+        write(Text(f"  factory      {item['serial']}  until {when(item['expires'])}"))
     for item in found["tokens"]:
-        shown = _token(item, now)
-        write(Text(f"  token        {shown['state']}, until {moment(item.expires_at)}"))
-    if value["agreement_key"] is not None:
-        write(Text(f"  rpk key      {value['agreement_key']}"))
+        write(Text(f"  token        {item['state']}, until {when(item['expires'])}"))
+    if found["agreement_key"] is not None:
+        write(Text(f"  rpk key      {found['agreement_key']}"))
     write(Text(f"  may ask      {', '.join(found['may_ask']) or 'nobody'}"))
     write(Text(f"  asked by     {', '.join(found['asked_by']) or 'nobody'}"))
-
-
-def _state(certificate: Certificate | None, now: float, revoked: Container[str]) -> str:
-    if certificate is None:
-        return "waiting"
-    if certificate.serial in revoked:
-        return "revoked"
-    return "enrolled" if certificate.not_after > now else "expired"
-
-
-def _certificate(item: Certificate, revoked: Revoked | None) -> dict[str, Any]:
-    return {
-        "serial": item.serial,
-        "not_before": utc(item.not_before),
-        "expires": utc(item.not_after),
-        "issued": utc(item.issued_at),
-        "admission": item.admission,
-        "fingerprint": item.fingerprint,
-        "revoked": utc(revoked.revoked_at) if revoked else None,
-        "reason": revoked.reason if revoked else None,
-    }
-
-
-def _token(item: Token, now: float) -> dict[str, Any]:
-    state = "used" if item.used_at else "expired" if item.expires_at <= now else "waiting"
-    return {"state": state, "expires": utc(item.expires_at), "used": utc(item.used_at)}

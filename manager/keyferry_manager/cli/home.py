@@ -233,6 +233,7 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
             "mqtt_port": manager.mqtt_port,
             "est_port": manager.est_port,
             "observe_port": manager.observe_port,
+            "api_port": manager.api_port,
             "pid": os.getpid(),
         }
         if as_json:
@@ -244,6 +245,8 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
             )
             if manager.observe_port:
                 line += f", metrics on {config.observe_host} port {manager.observe_port}"
+            if manager.api_port is not None:
+                line += f", API port {manager.api_port}"
         print(line, flush=True)
         await stopping.wait()
         await manager.drain()

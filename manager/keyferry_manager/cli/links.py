@@ -1,26 +1,25 @@
 """``keyferry links``: which name is bound to which connection, now."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
+from keyferry_manager.admin.values import seconds
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
+    Admin,
     HomeOption,
     JsonOption,
+    Value,
     WatchOption,
     app,
-    moment,
-    utc,
-    watch_store,
-    write_table,
+    rows,
+    show_list,
+    table,
+    when,
 )
-from keyferry_manager.config import Config
-from keyferry_manager.store import LinkRow
-
-if TYPE_CHECKING:
-    from keyferry_manager.store import Store
-
-_TRANSPORTS = {1: "mqtt", 2: "sip"}
 
 
 @app.command()
@@ -31,51 +30,34 @@ def links(
     device is registered. The running manager writes the list, at most a second late.
     """
 
-    async def work(_config: Config, store: "Store") -> list[LinkRow]:
-        return await store.presences.links()
+    async def work(admin: Admin) -> Value:
+        return await rows(admin.links)
 
-    watch_store(home, work, _show, _value, as_json=as_json, watch=watch)
-
-
-def _value(rows: list[LinkRow]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": row.name,
-            "link": row.link,
-            "address": row.address,
-            "transport": _TRANSPORTS.get(row.transport, str(row.transport)),
-            "serial": row.serial,
-            "since": utc(row.since),
-            "addresses": list(row.addresses),
-            "registered_until": utc(row.registered_until),
-        }
-        for row in rows
-    ]
+    show_list(home, work, _shown, as_json=as_json, watch=watch)
 
 
-def _show(rows: list[LinkRow]) -> None:
+def _shown(found: Value) -> Table | Text:
     now = time.time()
-    write_table(
+    return table(
         ("NAME", "LINK", "ADDRESS", "SERIAL", "SINCE", "REGISTERED UNTIL", "REACHABLE AT"),
         [
             (
-                row.name,
-                row.link,
-                row.address,
-                row.serial,
-                moment(row.since),
+                row["name"],
+                row["link"],
+                row["address"],
+                row["serial"],
+                when(row["since"]),
                 _until(row, now),
-                ", ".join(row.addresses),
+                ", ".join(row["addresses"]),
             )
-            for row in rows
+            for row in found
         ],
         "No device is connected.",
     )
 
 
-def _until(row: LinkRow, now: float) -> str:
-    if row.registered_until is None:
+def _until(row: dict[str, Any], now: float) -> str:
+    until = seconds(row["registered_until"])
+    if until is None:
         return "not registered"
-    if row.registered_until <= now:
-        return "lapsed"
-    return moment(row.registered_until)
+    return "lapsed" if until <= now else when(row["registered_until"])

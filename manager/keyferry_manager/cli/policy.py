@@ -1,54 +1,37 @@
 """``keyferry policy``: the file that says who may do what with whom, tried, applied and undone."""
 
-import getpass
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
-from keyferry_manager.access import in_force
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
+    Admin,
     HomeOption,
     JsonOption,
     ProblemGroup,
+    Value,
     app,
     home_option,
-    moment,
     name_parser,
-    utc,
+    rows,
+    show_list,
+    table,
+    user_name,
     warn,
-    with_store,
+    when,
+    with_admin,
     write,
     write_json,
     write_table,
 )
-from keyferry_manager.config import Config
-from keyferry_manager.policy import (
-    FILE_NAME,
-    WHATS,
-    Change,
-    Policy,
-    PolicyProblem,
-    Rules,
-    changes,
-    digest,
-    failures,
-    parse,
-)
-from keyferry_manager.store import AppliedPolicy, SessionRow
+from keyferry_manager.policy import FILE_NAME, PolicyProblem
 
-if TYPE_CHECKING:
-    from keyferry_manager.store import Store
-
-# Changed pairs that are looked for, and shown where nobody asks for all.
-_MAX_CHANGES = 100_000
 _SHOWN = 40
-_MAX_SESSIONS = 100_000
 _MAX_WARNINGS = 10
 
 commands = typer.Typer(
@@ -66,54 +49,6 @@ ByOption = Annotated[
     str,
     typer.Option("--by", metavar="WHO", help="Who applies it, for the history. Default: the user."),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What is in force, as of one ``version`` of the data."""
-
-    version: int
-    devices: list[str]
-    applied: AppliedPolicy | None
-    rules: Rules
-    sessions: list[SessionRow]
-
-
-@dataclass(frozen=True, slots=True)
-class _Difference:
-    """What another policy would change."""
-
-    pairs: list[Change]
-    more: bool
-    ending: list[SessionRow]
-
-
-async def _state(store: "Store") -> _State:
-    version = await store.data_version()
-    devices = [device.name for device in await store.devices()]
-    rules = await in_force(store)
-    applied = await store.policies.get()
-    sessions = await store.sessions(_MAX_SESSIONS, open_only=True)
-    return _State(version, devices, applied, rules, sessions)
-
-
-def _candidate(state: _State, text: str, source: str) -> Rules:
-    """The rules with another policy. PolicyProblem when the file does not keep its tests."""
-    rules = Rules(state.rules.pairs, parse(text, source), source)
-    broken = failures(rules, state.devices)
-    if broken:
-        raise PolicyProblem(
-            f"{source} does not keep {len(broken)} of its {len(rules.policy.assertions)} tests, "
-            "and is not applied.\n" + "\n".join(f"  {item}" for item in broken)
-        )
-    return rules
-
-
-def _difference(state: _State, after: Rules) -> _Difference:
-    found = list(islice(changes(state.rules, after, state.devices), _MAX_CHANGES + 1))
-    ending = [row for row in state.sessions if not after.allows(row.initiator, row.responder)]
-    found_in_order = sorted(found[:_MAX_CHANGES], key=lambda item: (item.initiator, item.responder))
-    return _Difference(found_in_order, len(found) > _MAX_CHANGES, ending)
 
 
 def _read(home: Path, file: Path | None) -> tuple[str, str]:
@@ -138,18 +73,15 @@ def check(
     """Check a policy file, and run the tests inside it. Nothing changes."""
     text, source = _read(home, file)
 
-    async def work(_config: Config, store: "Store") -> _State:
-        return await _state(store)
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.policy_check(text, source)
 
-    _, state = with_store(home, work)
-    rules = _candidate(state, text, source)
-    unknown = _unknown(rules.policy, state.devices)
+    found = with_admin(home, work)
     if as_json:
-        write_json({**_counted(rules.policy), "sha256": digest(text), "unknown": unknown})
+        write_json(found)
         return
-    _warn_of(unknown)
-    counts = _counted(rules.policy)
-    write(Text(f"{source} is good: {counts['rules']} rules, {counts['tests']} tests kept."))
+    _warn_of(found["unknown"])
+    write(Text(f"{source} is good: {found['rules']} rules, {found['tests']} tests kept."))
 
 
 @commands.command()
@@ -162,13 +94,12 @@ def diff(
     """Show which pairs a file would give access or take it from, and which sessions would end."""
     text, source = _read(home, file)
 
-    async def work(_config: Config, store: "Store") -> _State:
-        return await _state(store)
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.policy_diff(text, source)
 
-    _, state = with_store(home, work)
-    difference = _difference(state, _candidate(state, text, source))
+    difference = with_admin(home, work)
     if as_json:
-        write_json(_difference_json(difference))
+        write_json(difference)
         return
     _show_difference(difference, show_all, "would end")
 
@@ -186,27 +117,20 @@ def apply(
     """
     text, source = _read(home, file)
 
-    async def work(_config: Config, store: "Store") -> tuple[Any, ...]:
-        state = await _state(store)
-        rules = _candidate(state, text, source)
-        if state.applied is not None and state.applied.text == text:
-            return state, rules, None, state.applied
-        difference = _difference(state, rules)
-        applied = await _apply(store, state, text, by or _user(), None)
-        return state, rules, difference, applied
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.policy_apply(text, source, note=by or user_name())
 
-    _, (state, rules, difference, applied) = with_store(home, work)
-    unknown = _unknown(rules.policy, state.devices)
+    found = with_admin(home, work)
+    unknown = found.pop("unknown")
     if as_json:
-        changed = {} if difference is None else _difference_json(difference)
-        write_json({**_applied_json(applied), "changed": difference is not None, **changed})
+        write_json(found if found["changed"] else _without_changes(found))
         return
     _warn_of(unknown)
-    if difference is None:
-        write(Text(f"Policy {applied.id} is this file already: nothing to do."))
+    if not found["changed"]:
+        write(Text(f"Policy {found['id']} is this file already: nothing to do."))
         return
-    _show_difference(difference, False, "end now")
-    write(Text(f"Policy {applied.id} is in force.", style="bold"))
+    _show_difference(found, False, "end now")
+    write(Text(f"Policy {found['id']} is in force.", style="bold"))
 
 
 @commands.command()
@@ -226,24 +150,18 @@ def rollback(
     Its tests do not hold it up: the devices may have changed since, and they only warn.
     """
 
-    async def work(_config: Config, store: "Store") -> tuple[Any, ...]:
-        state = await _state(store)
-        earlier = await _earlier(store, state, number)
-        text, restores = ("", 0) if earlier is None else (earlier.text, earlier.id)
-        rules = Rules(state.rules.pairs, parse(text, f"policy {restores}"), f"policy {restores}")
-        difference = _difference(state, rules)
-        applied = await _apply(store, state, text, by or _user(), restores)
-        return difference, applied, failures(rules, state.devices)
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.policy_rollback(number, note=by or user_name())
 
-    _, (difference, applied, broken) = with_store(home, work)
+    found = with_admin(home, work)
     if as_json:
-        write_json({**_applied_json(applied), **_difference_json(difference), "broken": broken})
+        write_json(found)
         return
-    for item in broken[:_MAX_WARNINGS]:
+    for item in found["broken"][:_MAX_WARNINGS]:
         warn(f"{item}.")
-    _show_difference(difference, False, "end now")
-    what = f"policy {applied.restores} again" if applied.restores else "no policy at all"
-    write(Text(f"Policy {applied.id} is in force: {what}.", style="bold"))
+    _show_difference(found, False, "end now")
+    what = f"policy {found['restores']} again" if found["restores"] else "no policy at all"
+    write(Text(f"Policy {found['id']} is in force: {what}.", style="bold"))
     write(
         Text(
             f"{FILE_NAME} was not changed: 'keyferry policy show{home_option(home)}' writes what "
@@ -260,24 +178,25 @@ def history(
 ) -> None:
     """List the policies that were applied: which, when, by whom."""
 
-    async def work(_config: Config, store: "Store") -> list[AppliedPolicy]:
-        return await store.policies.history(limit)
+    async def work(admin: Admin) -> Value:
+        return await rows(admin.policy_history, limit)
 
-    _, found = with_store(home, work)
-    if as_json:
-        write_json([_applied_json(item) for item in found])
-        return
-    rows: list[Sequence[str]] = []
+    show_list(home, work, _listed, as_json=as_json)
+
+
+def _listed(found: Value) -> Table | Text:
+    lines: list[Sequence[str]] = []
     for position, item in enumerate(found):
         note = "in force" if position == 0 else ""
-        if item.restores is not None:
-            back = f"back to {item.restores or 'none'}"
+        if item["restores"] is not None:
+            back = f"back to {item['restores'] or 'none'}"
             note = f"{note}, {back}" if note else back
-        when = moment(item.applied_at)
-        rows.append((str(item.id), when, item.applied_by, item.sha256[:16], note))
-    write_table(
+        lines.append(
+            (str(item["id"]), when(item["applied"]), item["by"], item["sha256"][:16], note)
+        )
+    return table(
         ("ID", "APPLIED", "BY", "SHA-256", ""),
-        rows,
+        lines,
         "No policy yet: only 'keyferry allow' lets anybody ask for anybody.",
     )
 
@@ -292,18 +211,14 @@ def show(
 ) -> None:
     """Write the text of an applied policy."""
 
-    async def work(_config: Config, store: "Store") -> AppliedPolicy:
-        found = await store.policies.get(number)
-        if found is None:
-            which = "no policy was applied" if number is None else f"there is no policy {number}"
-            raise PolicyProblem(f"{which}: 'keyferry policy history' lists those there are.")
-        return found
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.policy(number)
 
-    _, found = with_store(home, work)
+    found = with_admin(home, work)
     if as_json:
-        write_json({**_applied_json(found), "text": found.text})
+        write_json(found)
         return
-    typer.echo(found.text, nl=False)
+    typer.echo(found["text"], nl=False)
 
 
 @commands.command()
@@ -325,91 +240,27 @@ def explain(
 ) -> None:
     """Say what FROM may do with TO, and which rule decides."""
 
-    async def work(_config: Config, store: "Store") -> _State:
-        return await _state(store)
+    text, source = (None, FILE_NAME) if file is None else _read(home, file)
 
-    candidate = None if file is None else _read(home, file)
-    _, state = with_store(home, work)
-    rules = state.rules
-    if candidate is not None:
-        text, source = candidate
-        rules = Rules(state.rules.pairs, parse(text, source), source)
-    decisions = [(what, rules.decide(initiator, responder, what)) for what in WHATS]
-    unknown = [name for name in (initiator, responder) if name not in state.devices]
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.policy_explain(initiator, responder, text, source)
+
+    found = with_admin(home, work)
     if as_json:
-        write_json(
-            {
-                "from": initiator,
-                "to": responder,
-                "decisions": {
-                    what: {"allowed": decision.allowed, "reason": decision.reason}
-                    for what, decision in decisions
-                },
-                "rules": [str(rule) for rule in rules.about(initiator, responder)],
-                "unknown": unknown,
-            }
-        )
+        write_json(found)
         return
-    _warn_of(unknown)
+    _warn_of(found["unknown"])
     write_table(
         ("WHAT", "ANSWER", "BECAUSE"),
         [
-            (what, "allowed" if decision.allowed else "denied", decision.reason)
-            for what, decision in decisions
+            (what, "allowed" if decision["allowed"] else "denied", decision["reason"])
+            for what, decision in found["decisions"].items()
         ],
         "",
     )
 
 
 # inside
-
-
-async def _apply(
-    store: "Store", state: _State, text: str, by: str, restores: int | None
-) -> AppliedPolicy:
-    sha256 = digest(text)
-    applied = await store.policies.apply(
-        text, sha256, by, restores=restores, expected=state.version
-    )
-    event = "policy-applied" if restores is None else "policy-rolled-back"
-    fields = {"policy": applied.id, "by": applied.applied_by, "sha256": sha256}
-    if restores is not None:
-        fields["restores"] = restores
-    await store.audit(event, **fields)
-    return applied
-
-
-async def _earlier(store: "Store", state: _State, number: int | None) -> AppliedPolicy | None:
-    """The policy to go back to; None for the time before the first."""
-    current = state.applied
-    if current is None:
-        raise PolicyProblem("no policy was applied: there is nothing to go back from.")
-    if number is None:
-        # One that was itself a way back is left behind together with what it undid.
-        number = (current.id if current.restores is None else current.restores) - 1
-        if number < 0:
-            raise PolicyProblem("this is the time before the first policy: name one to go to.")
-    while number:
-        found = await store.policies.get(number)
-        if found is None:
-            raise PolicyProblem(
-                f"there is no policy {number}: 'keyferry policy history' lists those there are."
-            )
-        if found.restores is None:
-            return found
-        number = found.restores
-    return None
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
-def _unknown(policy: Policy, devices: Iterable[str]) -> list[str]:
-    return sorted(policy.names - set(devices))
 
 
 def _warn_of(names: Sequence[str]) -> None:
@@ -419,59 +270,32 @@ def _warn_of(names: Sequence[str]) -> None:
         warn(f"and {len(names) - _MAX_WARNINGS} more names are not known.")
 
 
-def _counted(policy: Policy) -> dict[str, Any]:
-    return {"rules": len(policy.rules), "tests": len(policy.assertions)}
+def _without_changes(found: dict[str, Any]) -> dict[str, Any]:
+    """What was in force already, without lists of what did not change."""
+    return {key: found[key] for key in ("id", "applied", "by", "sha256", "restores", "changed")}
 
 
-def _show_difference(difference: _Difference, show_all: bool, ending: str) -> None:
-    if not difference.pairs:
+def _show_difference(difference: dict[str, Any], show_all: bool, ending: str) -> None:
+    pairs = difference["pairs"]
+    if not pairs:
         write("No pair gains or loses access.")
     else:
-        shown = difference.pairs if show_all else difference.pairs[:_SHOWN]
+        shown = pairs if show_all else pairs[:_SHOWN]
         write_table(
             ("FROM", "TO", "GAINS", "LOSES"),
             [
-                (item.initiator, item.responder, ", ".join(item.gains), ", ".join(item.loses))
+                (item["from"], item["to"], ", ".join(item["gains"]), ", ".join(item["loses"]))
                 for item in shown
             ],
             "",
         )
-        left = len(difference.pairs) - len(shown)
-        if left or difference.more:
-            at_least = "at least " if difference.more else ""
+        left = len(pairs) - len(shown)
+        if left or difference["more_pairs"]:
+            at_least = "at least " if difference["more_pairs"] else ""
             write(Text(f"and {at_least}{left} more pairs (--all, --json)."))
-    for row in difference.ending[:_SHOWN]:
-        session = row.session[:12]
-        write(Text(f"session {session}, {row.initiator} -> {row.responder}: {ending}"))
-    left = len(difference.ending) - _SHOWN
+    sessions = difference["sessions_ending"]
+    for row in sessions[:_SHOWN]:
+        write(Text(f"session {row['session'][:12]}, {row['from']} -> {row['to']}: {ending}"))
+    left = len(sessions) - _SHOWN
     if left > 0:
         write(Text(f"and {left} more sessions {ending}."))
-
-
-def _difference_json(difference: _Difference) -> dict[str, Any]:
-    return {
-        "pairs": [
-            {
-                "from": item.initiator,
-                "to": item.responder,
-                "gains": list(item.gains),
-                "loses": list(item.loses),
-            }
-            for item in difference.pairs
-        ],
-        "more_pairs": difference.more,
-        "sessions_ending": [
-            {"session": row.session, "from": row.initiator, "to": row.responder}
-            for row in difference.ending
-        ],
-    }
-
-
-def _applied_json(applied: AppliedPolicy) -> dict[str, Any]:
-    return {
-        "id": applied.id,
-        "applied": utc(applied.applied_at),
-        "by": applied.applied_by,
-        "sha256": applied.sha256,
-        "restores": applied.restores,
-    }

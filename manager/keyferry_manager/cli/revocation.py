@@ -3,34 +3,31 @@
 import asyncio
 import re
 import time
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from pathlib import Path
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.text import Text
 
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
+    Admin,
     HomeOption,
     JsonOption,
     NameArgument,
     home_option,
     name_parser,
-    utc,
     warn,
-    with_store,
+    with_admin,
     write,
     write_json,
 )
 from keyferry_manager.cli.device import commands
-from keyferry_manager.config import Config
-from keyferry_manager.store import Reason, Revocation
-
-if TYPE_CHECKING:
-    from keyferry_manager.store import Store
+from keyferry_manager.store import Reason
 
 REASONS: tuple[str, ...] = get_args(Reason)
 # Seconds between looks at whether a manager has seen to an order.
-_POLL = 0.02
+_POLL = 0.05
 
 
 def _serial(text: str) -> str:
@@ -107,50 +104,39 @@ def remove(
     _order(home, reason, wait, as_json, device=name, remove=True)
 
 
-def _order(home: Any, reason: str, wait: int, as_json: bool, **what: Any) -> None:
-    async def work(_config: Config, store: "Store") -> Revocation:
-        order = await store.life.revoke(reason, **what)  # type: ignore[arg-type]  # parsed above
+def _order(home: Path, reason: str, wait: int, as_json: bool, **what: Any) -> None:
+    async def work(admin: Admin) -> dict[str, Any]:
+        order = await admin.revoke(reason, **what)  # type: ignore[arg-type]  # parsed above
         end = time.monotonic() + wait
-        while order.done_at is None and time.monotonic() < end:
+        while order["done"] is None and time.monotonic() < end:
             await asyncio.sleep(_POLL)
-            order = await store.life.revocation(order.id) or order
+            order = await admin.revocation(order["id"])
         return order
 
-    _, order = with_store(home, work)
-    done = order.done_at
-    seconds = None if done is None else max(0.0, done - order.ordered_at)
+    order = with_admin(home, work)
+    taken = order["seconds"]
     if as_json:
-        write_json(
-            {
-                "name": order.device,
-                "reason": order.reason,
-                "certificates": order.certificates,
-                "ordered": utc(order.ordered_at),
-                "done": utc(done),
-                "links": order.links,
-                "sessions": order.sessions,
-                "seconds": None if seconds is None else round(seconds, 3),
-            }
-        )
+        write_json({key: value for key, value in order.items() if key != "id"})
         return
-    what_ended = _count(order.certificates, "certificate")
+    what_ended = _count(order["certificates"], "certificate")
+    name, why = order["name"], order["reason"]
     if what.get("remove"):
-        write(Text(f"{order.device} is removed: {what_ended} revoked ({order.reason})."))
+        write(Text(f"{name} is removed: {what_ended} revoked ({why})."))
     else:
-        write(Text(f"{order.device}: {what_ended} revoked ({order.reason})."))
-    if seconds is None:
+        write(Text(f"{name}: {what_ended} revoked ({why})."))
+    if taken is None:
         warn(
             f"no manager said within {wait} s that links and sessions are closed. If none is "
             "running there are none; one that starts sees to it."
         )
     else:
-        ended = f"{_count(order.links, 'link')} and {_count(order.sessions, 'session')}"
-        write(Text(f"Closed {ended}, {seconds:.3f} s after the command."))
+        ended = f"{_count(order['links'], 'link')} and {_count(order['sessions'], 'session')}"
+        write(Text(f"Closed {ended}, {taken:.3f} s after the command."))
     if not what.get("serial") and not what.get("remove"):
         write(
             Text(
                 "To let it enrol again: keyferry device add "
-                f"{order.device} --again --factory{home_option(home)}"
+                f"{name} --again --factory{home_option(home)}"
             )
         )
 

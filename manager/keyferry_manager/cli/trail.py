@@ -1,30 +1,27 @@
 """``keyferry sessions``: who met whom."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
+    Admin,
     HomeOption,
     JsonOption,
+    LimitOption,
+    Value,
+    WatchOption,
     app,
-    moment,
     name_parser,
-    utc,
-    with_store,
-    write_json,
-    write_table,
+    rows,
+    show_list,
+    table,
+    when,
 )
-from keyferry_manager.config import Config
-from keyferry_manager.store import SessionRow
 
-if TYPE_CHECKING:
-    from keyferry_manager.store import Store
-
-LimitOption = Annotated[
-    int, typer.Option("--limit", "-n", min=1, max=100_000, help="How many, the newest.")
-]
 OfOption = Annotated[
     str | None,
     typer.Option("--device", metavar="NAME", parser=name_parser, help="Of this device only."),
@@ -40,44 +37,33 @@ def sessions(
     ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
+    watch: WatchOption = False,
 ) -> None:
     """List sessions between devices: who, when, how much; never what."""
 
-    async def work(_config: Config, store: "Store") -> list[SessionRow]:
-        return await store.sessions(limit, device=device or "", open_only=open_only)
+    async def work(admin: Admin) -> Value:
+        async def ask(size: int, cursor: str | None) -> dict[str, Any]:
+            return await admin.sessions(size, cursor, device=device, open_only=open_only)
 
-    _, rows = with_store(home, work)
-    if as_json:
-        write_json(
-            [
-                {
-                    "session": row.session,
-                    "from": row.initiator,
-                    "to": row.responder,
-                    "state": row.state,
-                    "started": utc(row.started_at),
-                    "ended": utc(row.ended_at),
-                    "reason": row.end_reason,
-                    "messages": row.messages,
-                    "bytes": row.octets,
-                }
-                for row in rows
-            ]
-        )
-        return
-    write_table(
+        return await rows(ask, limit)
+
+    show_list(home, work, _sessions, as_json=as_json, watch=watch)
+
+
+def _sessions(found: Value) -> Table | Text:
+    return table(
         ("SESSION", "FROM", "TO", "STATE", "STARTED", "MESSAGES", "BYTES"),
         [
             (
-                row.session[:12],
-                row.initiator,
-                row.responder,
-                f"{row.state}: {row.end_reason}" if row.end_reason else row.state,
-                moment(row.started_at),
-                str(row.messages),
-                str(row.octets),
+                row["session"][:12],
+                row["from"],
+                row["to"],
+                f"{row['state']}: {row['reason']}" if row["reason"] else row["state"],
+                when(row["started"]),
+                str(row["messages"]),
+                str(row["bytes"]),
             )
-            for row in rows
+            for row in found
         ],
         "No session yet.",
     )

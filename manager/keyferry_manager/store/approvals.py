@@ -9,10 +9,10 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from keyferry_manager.problems import StoreProblem
+from keyferry_manager.problems import Conflict, NotFound
 from keyferry_manager.store import tables
 from keyferry_manager.store.records import Admission, Approval, AuditEntry
-from keyferry_manager.store.statements import append_audit
+from keyferry_manager.store.statements import append_audit, by
 
 # Of one device, and in all. A device that comes with ever new keys pushes out its own oldest.
 _PER_DEVICE = 4
@@ -81,10 +81,10 @@ class Approvals:
             rows = (await connection.execute(select(table).order_by(table.c.id))).all()
         return [Approval(**row._mapping) for row in rows]
 
-    async def decide(self, which: str, approve: bool) -> Approval:
+    async def decide(self, which: str, approve: bool, actor: str = "") -> Approval:
         """Approve or deny a request: ``which`` is its number, or the device when it has only one.
 
-        StoreProblem when there is none, or it is not clear which. A decision can be changed until
+        A Problem when there is none, or it is not clear which. A decision can be changed until
         the device has come back for its certificate.
         """
         table = tables.approvals
@@ -96,13 +96,13 @@ class Approvals:
         async with self._writing.begin() as connection:
             rows = (await connection.execute(query.with_for_update())).all()
             if not rows:
-                raise StoreProblem(
+                raise NotFound(
                     f"nothing of {which} waits for approval: 'keyferry approvals list' shows what "
                     "does."
                 )
             if len(rows) > 1:
                 numbers = ", ".join(str(row.id) for row in rows)
-                raise StoreProblem(
+                raise Conflict(
                     f"{which} asked with several keys: say which request, of {numbers}; "
                     "'keyferry approvals list' shows their keys."
                 )
@@ -110,6 +110,8 @@ class Approvals:
             state = "approved" if approve else "denied"
             values = {"state": state, "decided_at": now}
             await connection.execute(update(table).where(table.c.id == row.id).values(values))
-            entry = AuditEntry(now, f"approval-{state}", "ok", row.device, fields={"key": row.key})
+            entry = AuditEntry(
+                now, f"approval-{state}", "ok", row.device, fields={"key": row.key, **by(actor)}
+            )
             await append_audit(connection, [entry])
         return Approval(**{**row._mapping, **values})

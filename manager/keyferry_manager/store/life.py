@@ -12,10 +12,10 @@ from dataclasses import asdict
 from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from keyferry_manager.problems import StoreProblem
+from keyferry_manager.problems import NotFound
 from keyferry_manager.store import tables
 from keyferry_manager.store.records import AuditEntry, Certificate, Reason, Revocation, Revoked
-from keyferry_manager.store.statements import append_audit, touch, upsert
+from keyferry_manager.store.statements import append_audit, by, touch, upsert
 
 
 class Life:
@@ -32,12 +32,14 @@ class Life:
         device: str = "",
         serial: str = "",
         remove: bool = False,
+        actor: str = "",
         now: float | None = None,
     ) -> Revocation:
         """Order a revocation: of one certificate and its key, or of all that ``device`` has.
 
         The second also ends the device's other ways to a certificate, factory identities and
-        unused tokens; ``remove`` takes away the device itself and its rules. StoreProblem when
+        unused tokens; ``remove`` takes away the device itself and its rules. ``actor`` is who
+        ordered it, for the audit trail. NotFound when
         there is no such device or certificate.
         """
         now = time.time() if now is None else now
@@ -47,7 +49,7 @@ class Life:
                 query = select(table.c.device).where(table.c.serial == serial)
                 device = await connection.scalar(query) or ""
                 if not device:
-                    raise StoreProblem(
+                    raise NotFound(
                         f"no certificate has the serial {serial}: 'keyferry device show NAME' "
                         "lists those of a device."
                     )
@@ -79,7 +81,7 @@ class Life:
                 else "device-revoked",
                 "ok",
                 device,
-                fields={"reason": reason, "serials": [row.serial for row in rows]},
+                fields={"reason": reason, "serials": [row.serial for row in rows], **by(actor)},
             )
             await touch(connection)
             await append_audit(connection, [entry])
@@ -173,7 +175,7 @@ async def _lock(connection: AsyncConnection, device: str, must_exist: bool = Tru
     query = select(table.c.name).where(table.c.name == device, table.c.removed_at.is_(None))
     found = await connection.scalar(query.with_for_update()) is not None
     if not found and must_exist:
-        raise StoreProblem(
+        raise NotFound(
             f"no device is called {device}: 'keyferry device list' shows those there are."
         )
     return found

@@ -114,6 +114,18 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiToken:
+    """A token of the admin API: its SHA-256, never itself, and what it is good for."""
+
+    name: str
+    hash: str = field(repr=False)
+    scopes: tuple[str, ...]
+    created_at: int
+    expires_at: int
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class AllowRule:
     """``initiator`` may ask for a session with ``responder``."""
 

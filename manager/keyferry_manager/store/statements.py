@@ -52,3 +52,8 @@ async def append_audit(connection: AsyncConnection, entries: Sequence[AuditEntry
     last = (await connection.execute(query)).first()
     number, head = (0, START) if last is None else (last.id, last.hash)
     await connection.execute(insert(table), chained(entries, number, head))
+
+
+def by(actor: str) -> dict[str, Any]:
+    """The field of an audit entry that says who did it, where that is known."""
+    return {"actor": actor} if actor else {}

@@ -15,12 +15,14 @@ from sqlalchemy import delete, event, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from keyferry_manager.problems import StoreProblem
+from keyferry_manager.problems import Conflict, StoreProblem
 from keyferry_manager.store import tables
+from keyferry_manager.store.api_tokens import ApiTokens
 from keyferry_manager.store.approvals import Approvals
 from keyferry_manager.store.engine import WRITES, open_engine
 from keyferry_manager.store.life import Life, admissible
 from keyferry_manager.store.migrate import migrate
+from keyferry_manager.store.pages import Pages
 from keyferry_manager.store.policies import Policies
 from keyferry_manager.store.presence import Presences, write_keys, write_links
 from keyferry_manager.store.records import (
@@ -55,6 +57,9 @@ class Store:
         self.approvals = Approvals(self._reading, self._writing)
         self.policies = Policies(self._reading, self._writing)
         self.presences = Presences(self._reading, self._writing)
+        # Lists, a page at a time.
+        self.pages = Pages(self._reading)
+        self.api_tokens = ApiTokens(self._reading, self._writing)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -136,7 +141,7 @@ class Store:
             row = (await connection.execute(query)).first()
             removed = row is not None and row.removed_at is not None
             if row is not None and not removed and not again:
-                raise StoreProblem(
+                raise Conflict(
                     f"{name} exists already: choose another name, or add --again to give this "
                     "device a new way to enrol and end its earlier ones."
                 )

@@ -168,6 +168,18 @@ agreement_keys = Table(
     Column("registered_at", Double, nullable=False),
 )
 
+# Who may use the admin API over TCP, and for what.
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("name", _Name, primary_key=True),
+    Column("hash", _Digest, nullable=False, unique=True),
+    Column("scopes", JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("created_by", String(255), nullable=False),
+)
+
 sessions = Table(
     "sessions",
     metadata,

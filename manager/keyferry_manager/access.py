@@ -1,5 +1,6 @@
 """What is in force: the applied policy, and the rules of ``keyferry allow`` added to it."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -21,4 +22,6 @@ def combined(pairs: Iterable[tuple[str, str]], applied: AppliedPolicy | None) ->
 async def in_force(store: "Store") -> Rules:
     """The rules that a manager on this store decides by."""
     pairs = [(rule.initiator, rule.responder) for rule in await store.rules()]
-    return combined(pairs, await store.policies.get())
+    applied = await store.policies.get()
+    # A file of a megabyte takes a second to read: a manager's relay goes on meanwhile.
+    return await asyncio.to_thread(combined, pairs, applied)

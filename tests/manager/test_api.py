@@ -518,6 +518,12 @@ def test_what_is_not_there_and_what_cannot_be_done(home: Home, running: Running)
             headers = {"Content-Type": "application/json"}
             answer = client.post("/v1/devices", content=body, headers=headers)
             problem(answer, 400, "malformed")
+        half = client.post(
+            "/v1/policy/check",
+            content=b'{"text": "\\ud800"}',
+            headers={"Content-Type": "application/json"},
+        )
+        problem(half, 422, "invalid")
         bad = {"text": "[[allow]]\nfrom = 1\n"}
         problem(client.put("/v1/policy", json=bad), 422, "invalid")
 

@@ -204,6 +204,17 @@ def test_sessions_and_approvals_are_watched(home: Home):
         assert [item["state"] for item in line(process)] == ["denied"]
 
 
+def test_the_audit_trail_is_followed_while_managers_come_and_go(home: Home):
+    words = ("audit", "tail", "-n", "1000", "--event", "device-added", "--json")
+    with watching(home, *words) as process:
+        for number in range(6):
+            name = f"robot-{number}"
+            with home.running() if number % 2 else contextlib.nullcontext():
+                command(home.folder, "device", "add", name, "--token")
+                command(home.folder, "allow", name, "valve-1")  # not of this event
+                assert line(process)["name"] == name
+
+
 def test_a_reader_that_goes_away_ends_a_watch(home: Home):
     arguments = [sys.executable, "-c", PROGRAM, "sessions", "--watch", "--json"]
     with subprocess.Popen(

@@ -71,14 +71,14 @@ class Difference:
         }
 
 
-async def current(store: "Store") -> State:
-    """What is in force now."""
+async def current(store: "Store", *, sessions: bool = True) -> State:
+    """What is in force now; with the open sessions, where those matter."""
     version = await store.data_version()
     devices = [device.name for device in await store.devices()]
     rules = await in_force(store)
     applied = await store.policies.get()
-    sessions = await store.sessions(_MAX_SESSIONS, open_only=True)
-    return State(version, devices, applied, rules, sessions)
+    found = await store.sessions(_MAX_SESSIONS, open_only=True) if sessions else []
+    return State(version, devices, applied, rules, found)
 
 
 # A file of a megabyte against thousands of names takes seconds: in a thread, for the relay must go
@@ -88,15 +88,21 @@ async def current(store: "Store") -> State:
 async def candidate(state: State, text: str, source: str) -> Rules:
     """The rules with another policy. PolicyProblem when the file does not keep its tests."""
 
-    def work() -> Rules:
+    rules, found = await tried(state, text, source)
+    if found:
+        raise PolicyProblem(
+            f"{source} does not keep {len(found)} of its {len(rules.policy.assertions)} tests, "
+            "and is not applied.\n" + "\n".join(f"  {item}" for item in found)
+        )
+    return rules
+
+
+async def tried(state: State, text: str, source: str) -> tuple[Rules, list[str]]:
+    """The rules with another policy, and what of its tests they do not keep."""
+
+    def work() -> tuple[Rules, list[str]]:
         rules = Rules(state.rules.pairs, parse(text, source), source)
-        broken = failures(rules, state.devices)
-        if broken:
-            raise PolicyProblem(
-                f"{source} does not keep {len(broken)} of its {len(rules.policy.assertions)} "
-                "tests, and is not applied.\n" + "\n".join(f"  {item}" for item in broken)
-            )
-        return rules
+        return rules, failures(rules, state.devices)
 
     return await asyncio.to_thread(work)
 

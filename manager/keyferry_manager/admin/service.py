@@ -19,8 +19,7 @@ from keyferry_manager.admin.paging import PAGE, decode, page
 from keyferry_manager.admin.scopes import check_covered, check_scopes, check_token_name
 from keyferry_manager.config import Config
 from keyferry_manager.enrolment import new_token, token_hash
-from keyferry_manager.policy import FILE_NAME, WHATS, Policy, Rules, digest, parse
-from keyferry_manager.policy import failures as policy_failures
+from keyferry_manager.policy import FILE_NAME, WHATS, Policy, digest
 from keyferry_manager.problems import Conflict, Invalid, NotFound
 from keyferry_manager.store.records import ApiToken, FactoryIdentity, Reason
 from keyferry_manager.store.statements import by
@@ -305,7 +304,7 @@ class Service:
 
     async def policy_check(self, text: str, source: str = FILE_NAME) -> dict[str, Any]:
         """Try a policy and its tests. PolicyProblem says what is wrong."""
-        state = await policies.current(self._store)
+        state = await policies.current(self._store, sessions=False)
         rules = await policies.candidate(state, text, source)
         unknown = policies.unknown(rules.policy, state.devices)
         return {**_counted(rules.policy), "sha256": digest(text), "unknown": unknown}
@@ -350,13 +349,11 @@ class Service:
         state = await policies.current(self._store)
         earlier = await policies.earlier(self._store, state, number)
         text, restores = ("", 0) if earlier is None else (earlier.text, earlier.id)
-        label = f"policy {restores}"
-        rules = Rules(state.rules.pairs, parse(text, label), label)
+        rules, broken = await policies.tried(state, text, f"policy {restores}")
         found = await policies.difference(state, rules, pairs)
         who = note or self._rights.actor
         actor = self._rights.actor
         applied = await policies.apply(self._store, state, text, who, restores, actor)
-        broken = policy_failures(rules, state.devices)
         return {**values.applied(applied), **found.value(), "broken": broken}
 
     async def policy_explain(
@@ -364,10 +361,10 @@ class Service:
     ) -> dict[str, Any]:
         """What one device may do with another, and which rule decides; as if ``text`` were the
         policy in force, when it is given."""
-        state = await policies.current(self._store)
+        state = await policies.current(self._store, sessions=False)
         rules = state.rules
         if text is not None:
-            rules = Rules(rules.pairs, parse(text, source), source)
+            rules, _ = await policies.tried(state, text, source)
         decisions = {what: rules.decide(initiator, responder, what) for what in WHATS}
         return {
             "from": initiator,

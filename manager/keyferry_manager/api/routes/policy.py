@@ -1,8 +1,10 @@
 """Who may do what with whom: pairs of ``keyferry allow``, and the policy."""
 
+import asyncio
+import json
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from keyferry_manager.api import schemas
 from keyferry_manager.api.routes.kit import (
@@ -16,6 +18,12 @@ from keyferry_manager.api.routes.kit import (
 )
 
 router = APIRouter(tags=["policy"])
+
+
+async def _written(value: Any) -> Response:
+    """An answer that may have a hundred thousand pairs, written apart from the loop."""
+    text = await asyncio.to_thread(json.dumps, value, separators=(",", ":"))
+    return Response(text, media_type="application/json")
 
 
 @router.get(
@@ -70,8 +78,8 @@ async def policy(asked: Asked) -> Any:
     **right("policy:write", 409, 400, 413),
 )
 async def apply(asked: Asked, change: schemas.PolicyChange) -> Any:
-    return await asked.policy_apply(
-        change.text, change.source, note=change.note, pairs=change.pairs
+    return await _written(
+        await asked.policy_apply(change.text, change.source, note=change.note, pairs=change.pairs)
     )
 
 
@@ -94,7 +102,7 @@ async def check(asked: Asked, policy: schemas.PolicyText) -> Any:
     **right("policy:read", 400, 413),
 )
 async def diff(asked: Asked, policy: schemas.PolicyCandidate) -> Any:
-    return await asked.policy_diff(policy.text, policy.source, pairs=policy.pairs)
+    return await _written(await asked.policy_diff(policy.text, policy.source, pairs=policy.pairs))
 
 
 @router.post(
@@ -105,7 +113,7 @@ async def diff(asked: Asked, policy: schemas.PolicyCandidate) -> Any:
     **right("policy:write", 409, 400, 413),
 )
 async def rollback(asked: Asked, order: schemas.RollbackOrder) -> Any:
-    return await asked.policy_rollback(order.id, note=order.note, pairs=order.pairs)
+    return await _written(await asked.policy_rollback(order.id, note=order.note, pairs=order.pairs))
 
 
 @router.get(

@@ -25,8 +25,8 @@ from keyferry_manager.store.statements import by
 if TYPE_CHECKING:
     from keyferry_manager.store import Store
 
-# Changed pairs that are looked for.
-MAX_CHANGES = 100_000
+# Changed pairs that are looked for: what a manager can list beside its relay.
+MAX_CHANGES = 20_000
 _MAX_SESSIONS = 100_000
 # How often a rule is decided on anew when others change devices or rules meanwhile.
 _ATTEMPTS = 10
@@ -43,32 +43,27 @@ class State:
     sessions: list[SessionRow]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What another policy would change."""
+def no_difference() -> dict[str, Any]:
+    """What a policy changes that is in force already."""
+    return _difference([], False, [])
 
-    pairs: list[Change]
-    more: bool
-    ending: list[SessionRow]
 
-    def value(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "pairs": [
-                {
-                    "from": item.initiator,
-                    "to": item.responder,
-                    "gains": list(item.gains),
-                    "loses": list(item.loses),
-                }
-                for item in self.pairs
-            ],
-            "more_pairs": self.more,
-            "sessions_ending": [
-                {"session": row.session, "from": row.initiator, "to": row.responder}
-                for row in self.ending
-            ],
-        }
+def _difference(pairs: list[Change], more: bool, ending: list[SessionRow]) -> dict[str, Any]:
+    return {
+        "pairs": [
+            {
+                "from": item.initiator,
+                "to": item.responder,
+                "gains": list(item.gains),
+                "loses": list(item.loses),
+            }
+            for item in pairs
+        ],
+        "more_pairs": more,
+        "sessions_ending": [
+            {"session": row.session, "from": row.initiator, "to": row.responder} for row in ending
+        ],
+    }
 
 
 async def current(store: "Store", *, sessions: bool = True) -> State:
@@ -107,14 +102,14 @@ async def tried(state: State, text: str, source: str) -> tuple[Rules, list[str]]
     return await asyncio.to_thread(work)
 
 
-async def difference(state: State, after: Rules, most: int = MAX_CHANGES) -> Difference:
-    """What ``after`` would change; ``most`` pairs of it."""
+async def difference(state: State, after: Rules, most: int = MAX_CHANGES) -> dict[str, Any]:
+    """What ``after`` would change, as JSON; ``most`` pairs of it."""
 
-    def work() -> Difference:
+    def work() -> dict[str, Any]:
         found = list(islice(changes(state.rules, after, state.devices), most + 1))
         ending = [row for row in state.sessions if not after.allows(row.initiator, row.responder)]
         in_order = sorted(found[:most], key=lambda item: (item.initiator, item.responder))
-        return Difference(in_order, len(found) > most, ending)
+        return _difference(in_order, len(found) > most, ending)
 
     return await asyncio.to_thread(work)
 

@@ -21,7 +21,7 @@ from keyferry_manager.problems import NotFound, Problem
 
 # Seconds for an answer; a policy of a megabyte takes some.
 _SECONDS = 90.0
-_MAX_PAIRS = 100_000
+_MAX_PAIRS = 20_000
 
 
 class Gone(Problem):

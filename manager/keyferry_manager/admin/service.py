@@ -315,7 +315,7 @@ class Service:
         """What a policy would change: ``pairs`` of it at most, and every session that would end."""
         state = await policies.current(self._store)
         rules = await policies.candidate(state, text, source)
-        return (await policies.difference(state, rules, pairs)).value()
+        return await policies.difference(state, rules, pairs)
 
     async def policy_apply(
         self,
@@ -330,13 +330,13 @@ class Service:
         rules = await policies.candidate(state, text, source)
         unknown = policies.unknown(rules.policy, state.devices)
         if state.applied is not None and state.applied.text == text:
-            none = policies.Difference([], False, []).value()
+            none = policies.no_difference()
             return {**values.applied(state.applied), "changed": False, **none, "unknown": unknown}
         found = await policies.difference(state, rules, pairs)
         who = note or self._rights.actor
         actor = self._rights.actor
         applied = await policies.apply(self._store, state, text, who, None, actor)
-        return {**values.applied(applied), "changed": True, **found.value(), "unknown": unknown}
+        return {**values.applied(applied), "changed": True, **found, "unknown": unknown}
 
     async def policy_rollback(
         self,
@@ -354,7 +354,7 @@ class Service:
         who = note or self._rights.actor
         actor = self._rights.actor
         applied = await policies.apply(self._store, state, text, who, restores, actor)
-        return {**values.applied(applied), **found.value(), "broken": broken}
+        return {**values.applied(applied), **found, "broken": broken}
 
     async def policy_explain(
         self, initiator: str, responder: str, text: str | None = None, source: str = FILE_NAME

@@ -15,6 +15,7 @@ from keyferry_manager.cli.base import (
     JsonOption,
     ProblemGroup,
     Value,
+    WatchOption,
     app,
     rows,
     show_list,
@@ -83,13 +84,15 @@ def add_token(
 
 
 @tokens.command("list")
-def list_tokens(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def list_tokens(
+    home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False, watch: WatchOption = False
+) -> None:
     """List the tokens: what for, until when, made by whom."""
 
     async def work(admin: Admin) -> Value:
         return await rows(admin.api_tokens)
 
-    show_list(home, work, _listed, as_json=as_json)
+    show_list(home, work, _listed, as_json=as_json, watch=watch)
 
 
 def _listed(found: Value) -> Table | Text:

@@ -15,6 +15,7 @@ from keyferry_manager.cli.base import (
     JsonOption,
     ProblemGroup,
     Value,
+    WatchOption,
     app,
     home_option,
     name_parser,
@@ -175,13 +176,14 @@ def history(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000)] = 50,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
+    watch: WatchOption = False,
 ) -> None:
     """List the policies that were applied: which, when, by whom."""
 
     async def work(admin: Admin) -> Value:
         return await rows(admin.policy_history, limit)
 
-    show_list(home, work, _listed, as_json=as_json)
+    show_list(home, work, _listed, as_json=as_json, watch=watch)
 
 
 def _listed(found: Value) -> Table | Text:

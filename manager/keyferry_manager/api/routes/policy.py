@@ -20,10 +20,22 @@ from keyferry_manager.api.routes.kit import (
 router = APIRouter(tags=["policy"])
 
 
-async def _written(value: Any) -> Response:
-    """An answer that may have a hundred thousand pairs, written apart from the loop."""
-    text = await asyncio.to_thread(json.dumps, value, separators=(",", ":"))
+async def _written(value: dict[str, Any]) -> Response:
+    """An answer that may have thousands of pairs, written apart from the loop."""
+    text = await asyncio.to_thread(_json, value)
     return Response(text, media_type="application/json")
+
+
+def _json(value: dict[str, Any]) -> str:
+    # One item at a time: the encoder lets no other thread go on while it writes a text.
+    members = []
+    for key, inner in value.items():
+        if isinstance(inner, list):
+            text = "[" + ",".join([json.dumps(item) for item in inner]) + "]"
+        else:
+            text = json.dumps(inner)
+        members.append(f"{json.dumps(key)}:{text}")
+    return "{" + ",".join(members) + "}"
 
 
 @router.get(

@@ -192,6 +192,7 @@ class Manager:
         self._authority.adopt(config)
         self._est.adopt(config)
         self._status.adopt(config)
+        self._api.adopt(config)
         self.trail.ok(
             "config-reloaded",
             "",

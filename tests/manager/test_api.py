@@ -1,6 +1,7 @@
 """The admin API: who may ask, what it costs, what it answers, and what it writes down."""
 
 import contextlib
+import datetime
 import os
 import socket
 import sqlite3
@@ -560,6 +561,22 @@ def test_each_change_is_written_down_with_who_did_it(home: Home, running: Runnin
     ):
         assert home.audit(event, actor="token:robot"), event
     assert home.audit("api-token-added", actor=f"user:{guard.user_name()}", token="robot")
+
+
+def test_settings_that_are_reloaded_hold_for_the_api_too(home: Home, running: Running):
+    file = home.folder / "keyferry.toml"
+    text = file.read_text()
+    assert "token_hours = 24" in text
+    with local(home) as client:
+        assert client.get("/v1/realm").json()["admission"] == "automatic"
+        text = text.replace('admission = "automatic"', 'admission = "approve"')
+        file.write_text(text.replace("token_hours = 24", "token_hours = 1"))
+        running.look(lambda manager: manager.reconfigure())
+        assert client.get("/v1/realm").json()["admission"] == "approve"
+        before = time.time()
+        made = client.post("/v1/devices", json={"name": "pump-7"}).json()
+        ends = datetime.datetime.fromisoformat(made["expires"]).timestamp()
+        assert before + 3590 < ends < time.time() + 3610
 
 
 async def _ask(store: Any) -> None:

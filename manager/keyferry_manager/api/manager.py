@@ -26,7 +26,7 @@ class AdminApi:
         self._config = config
         self._trail = trail
         self._context = context
-        app = application(config, store)
+        self._app = app = application(config, store)
 
         def guard() -> Guard:
             # One each, so that whoever fills TCP leaves the operator the socket.
@@ -46,6 +46,10 @@ class AdminApi:
             host, port = split_address(self._config.api_listen, "api.listen")
             stack.push_async_callback(self.tcp.stop)
             await self.tcp.start(host, port)
+
+    def adopt(self, config: Config) -> None:
+        """Go by other settings from now on; where it listens is in force from the next start."""
+        self._app.state.config = config
 
     def renew(self) -> None:
         """Use the manager's new certificate."""

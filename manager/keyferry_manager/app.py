@@ -23,6 +23,7 @@ from keyferry_manager.authority import LocalAuthority
 from keyferry_manager.carriers.est import Est
 from keyferry_manager.carriers.http import HttpEndpoint
 from keyferry_manager.carriers.mqtt import MqttEndpoint, MqttLink, MqttSettings
+from keyferry_manager.carriers.sip import SipEndpoint, SipSettings
 from keyferry_manager.carriers.status import Status
 from keyferry_manager.carriers.tls import (
     ChannelPeer,
@@ -110,6 +111,7 @@ class Manager:
         self._revoked_serials: set[str] = set()
         self._revoked_for_handshakes = b""
         self._mqtt_listener: TlsListener | None = None
+        self._sip_listener: TlsListener | None = None
         self.measures = Measures()
         self.observation: Observation | None = None
 
@@ -132,8 +134,9 @@ class Manager:
         assert self._mqtt_listener is not None
         if self.observation is not None:
             self.observation.draining = True
-        self._mqtt_listener.stop_accepting()
-        self._est_listener.stop_accepting()
+        for listener in (self._mqtt_listener, self._sip_listener, self._est_listener):
+            if listener is not None:
+                listener.stop_accepting()
         loop = asyncio.get_running_loop()
         end = loop.time() + self.config.drain_seconds
         log(_LOG, logging.INFO, "draining", messages=self._unsent())
@@ -153,6 +156,11 @@ class Manager:
         """The port that MQTT is listened on."""
         assert self._mqtt_listener is not None
         return self._mqtt_listener.port
+
+    @property
+    def sip_port(self) -> int:
+        """The port that SIP is listened on, -1 when it is not."""
+        return -1 if self._sip_listener is None else self._sip_listener.port
 
     @property
     def est_port(self) -> int:
@@ -187,8 +195,9 @@ class Manager:
         for presence in self.relay.registry:
             if isinstance(presence.link, MqttLink):
                 presence.link.adopt(settings)
-        if self._mqtt_listener is not None:
-            self._mqtt_listener.limits = _mqtt_limits(config)
+        for listener in (self._mqtt_listener, self._sip_listener):
+            if listener is not None:
+                listener.limits = _link_limits(config)
         self._authority.adopt(config)
         self._est.adopt(config)
         self._status.adopt(config)
@@ -263,6 +272,8 @@ class Manager:
         await self._reload()
 
         await self._listen_for_est(stack, writer)
+        if config.sip_port >= 0:
+            await self._listen_for_sip(stack)
         await self._listen_for_mqtt(stack)
         await self._observe(stack, writer)
         self._api = AdminApi(config, store, self.trail, self._api_context)
@@ -290,15 +301,33 @@ class Manager:
         config = self.config
         host = _Host(self._identifier, self.relay, self.trail, self.measures.relay.observe)
         endpoint = self._endpoint = MqttEndpoint(host, _mqtt_settings(config))
-        limits = _mqtt_limits(config)
         listener = self._mqtt_listener = TlsListener(
-            "mqtt", self._mqtt_context(), endpoint, self._connection_refused, limits
+            "mqtt", self._mqtt_context(), endpoint, self._connection_refused, _link_limits(config)
         )
         stack.push_async_callback(listener.stop)
         stack.push_async_callback(endpoint.stop)
         stack.push_async_callback(self._suspend)
         await self._listen(listener, config.mqtt_port, "mqtt_port")
         stack.callback(listener.stop_accepting)
+
+    async def _listen_for_sip(self, stack: contextlib.AsyncExitStack) -> None:
+        config = self.config
+        host = _Host(self._identifier, self.relay, self.trail, self.measures.relay.observe)
+        settings = SipSettings(requests_per_second=config.messages_per_second)
+        endpoint = SipEndpoint(host, config.realm, settings)
+        listener = self._sip_listener = TlsListener(
+            "sip", self._mqtt_context(), endpoint, self._connection_refused, _link_limits(config)
+        )
+        stack.push_async_callback(listener.stop)
+        stack.push_async_callback(endpoint.stop)
+        await self._listen(listener, config.sip_port, "sip_port")
+        stack.callback(listener.stop_accepting)
+
+    def _new_link_context(self) -> None:
+        """Let the listeners of both carriers do their next handshakes with what is known now."""
+        for listener in (self._mqtt_listener, self._sip_listener):
+            if listener is not None:
+                listener.replace_context(self._mqtt_context())
 
     async def _listen(self, listener: TlsListener, port: int, key: str) -> None:
         await _start_listening(listener, self.config.listen_host, port, "listen", key)
@@ -312,7 +341,11 @@ class Manager:
             writer,
             self.store,
             self._authority,
-            (self._mqtt_listener, self._est_listener),
+            [
+                listener
+                for listener in (self._mqtt_listener, self._est_listener, self._sip_listener)
+                if listener is not None
+            ],
         )
         config = self.config
         if not config.observe_host:
@@ -442,8 +475,7 @@ class Manager:
         # Ten thousand entries take half a second, in which messages must go on.
         self._revoked_for_handshakes = await asyncio.to_thread(self._sign_for_handshakes, revoked)
         self._revoked_serials = serials
-        if self._mqtt_listener is not None:
-            self._mqtt_listener.replace_context(self._mqtt_context())
+        self._new_link_context()
 
     def _end_revoked(self, orders: list[Revocation]) -> list[tuple[Revocation, float, int, int]]:
         """End what is live of revoked certificates: when that was done, links and sessions."""
@@ -475,11 +507,22 @@ class Manager:
         """Renew our own certificate when it is due, without a restart."""
         reason = await self._authority.keep_server()
         if reason:
-            if self._mqtt_listener is not None:
-                self._mqtt_listener.replace_context(self._mqtt_context())
+            self._new_link_context()
             self._est_listener.replace_context(self._est_context())
             self._api.renew()
             self.trail.ok("server-certificate-renewed", "", "", reason)
+
+
+def _link_limits(config: Config) -> TlsLimits:
+    connections = config.max_links + config.max_handshakes
+    return TlsLimits(
+        connections=connections,
+        # Whoever is through the handshake holds a certificate, and is bounded by that.
+        connections_per_address=connections,
+        handshakes=config.max_handshakes,
+        handshakes_per_address=max(1, config.max_handshakes // 2),
+        handshake_timeout=config.handshake_seconds,
+    )
 
 
 async def _start_listening(
@@ -506,18 +549,6 @@ async def _last_head(heads: HeadKeeper) -> None:
 def _mqtt_settings(config: Config) -> MqttSettings:
     return MqttSettings(
         packets_per_second=config.messages_per_second, queue_messages=config.queue_messages
-    )
-
-
-def _mqtt_limits(config: Config) -> TlsLimits:
-    connections = config.max_links + config.max_handshakes
-    return TlsLimits(
-        connections=connections,
-        # Whoever is through the handshake holds a certificate, and is bounded by that.
-        connections_per_address=connections,
-        handshakes=config.max_handshakes,
-        handshakes_per_address=max(1, config.max_handshakes // 2),
-        handshake_timeout=config.handshake_seconds,
     )
 
 

@@ -67,6 +67,13 @@ class Config:
     est_port: int = _setting(
         8443, "listen.est_port", "EST, enrolment over HTTPS; 0 takes any free port.", 0, 65535
     )
+    sip_port: int = _setting(
+        -1,
+        "listen.sip_port",
+        "SIP over mutual TLS, 5061 by custom; -1: none, 0 takes any free port.",
+        -1,
+        65535,
+    )
     public_host: str = _setting(
         "",
         "listen.public_host",

@@ -31,7 +31,7 @@ _MUST = (b"via", b"from", b"to", b"call-id", b"cseq")
 _ONCE = (
     b"from to call-id cseq max-forwards content-length content-type content-disposition date "
     b"expires min-expires mime-version organization priority reply-to retry-after server subject "
-    b"timestamp user-agent event refer-to referred-by session-expires min-se hop-security"
+    b"timestamp user-agent event refer-to referred-by session-expires min-se"
 ).split()
 _ADDRESSES = (
     b"contact route record-route path service-route p-asserted-identity p-preferred-identity"
@@ -39,7 +39,6 @@ _ADDRESSES = (
 _ADDRESS = b"from to reply-to refer-to referred-by".split()
 _TOKENS = b"allow require proxy-require supported unsupported content-encoding".split()
 _SECONDS = b"expires min-expires".split()
-# What P-Asserted-Identity and the others beside Contact may not have (RFC 3325, section 9.1)
 _MAX_Q = 1000
 
 

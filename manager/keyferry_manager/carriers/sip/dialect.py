@@ -1,0 +1,260 @@
+"""SIP to signalling and back: pure functions between messages and maps, no state and no I/O.
+
+A request that cannot become signalling is a SipError with the status that answers it, or a Refused
+where the answer and the audit trail need more words.
+"""
+
+import hashlib
+from typing import Any
+
+from keyferry_core import signalling as sig
+from keyferry_core import sip_codec, sip_fields
+from keyferry_core.errors import DecodeError, RemoteError, name_of
+from keyferry_core.names import MANAGER, check_name
+from keyferry_core.sip_codec import Message
+from keyferry_core.sip_fields import Address, SipError, Uri
+
+ALLOW = b"REGISTER, OPTIONS, MESSAGE"
+ACCEPT = b"text/plain, application/octet-stream"
+SUPPORTED = b"outbound"
+# Seconds of the shortest registration (423 below it), and of one that names no time.
+MIN_EXPIRES = 60
+DEFAULT_EXPIRES = 3600
+SIPS_PORT = 5061
+
+
+class Refused(Exception):
+    """A request is answered with ``status`` and a Warning, and written to the audit trail."""
+
+    def __init__(self, status: int, event: str, warning: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.event = event
+        self.warning = warning
+        self.detail = detail
+
+
+def is_ours(uri: Uri, realm: str) -> bool:
+    """Whether a URI is in our domain. A port in it says where to reach it, not whose it is."""
+    return uri.scheme in (b"sip", b"sips") and uri.host == realm.encode()
+
+
+def check_sender(message: Message, name: str, realm: str) -> None:
+    """From names the channel's identity, and nothing beside it. Raises Refused, status 403.
+
+    REGISTER is for oneself, so there To is held to it as well: no third-party registration.
+    """
+    fields = [("From", message.from_())]
+    if message.method == b"REGISTER":
+        fields.append(("To", message.to()))
+    for what, found in fields:
+        uri = found.uri
+        same = is_ours(uri, realm) and uri.user == name.encode() and uri.password is None
+        if not same or uri.headers:
+            said = found.raw.decode()
+            raise Refused(
+                403,
+                "identity-mismatch",
+                f"{what} is not the name this connection was authenticated for",
+                f"{what} says {said[:80]}",
+            )
+
+
+def target(message: Message, realm: str) -> str:
+    """The device that a request is for; "" when it is for the manager. SipError 404."""
+    uri = sip_fields.parse_uri(message.uri)
+    if not is_ours(uri, realm):
+        raise SipError(404, "another domain than ours")  # this is no open relay
+    if not uri.user:
+        return ""
+    try:
+        return check_name(uri.user.decode())
+    except DecodeError:
+        raise SipError(404, "not the name of a device") from None
+
+
+def route(message: Message) -> list[list[Any]] | None:
+    """The one leg that a device may state in Hop-Security, None when it states none."""
+    if message.count(b"hop-security") > 1:
+        raise SipError(400, "hop-security: more than one leg")
+    value = message.first(b"hop-security")
+    if value is None:
+        return None
+    found = sip_fields.params(b";" + value)
+    known = {key: sip_fields.param(found, key) for key, _ in found}
+    address = known.get(b"addr") or b""
+    if len(address) < 3 or address[:1] != b'"' or known.get(b"leg") != b"1":
+        raise SipError(400, 'hop-security: expected addr="HOST:PORT";leg=1;transport=tls')
+    transport = sig.TRANSPORT_SIP_TLS if known.get(b"transport") == b"tls" else 0
+    if not transport:
+        raise SipError(400, "hop-security: another transport")
+    return [[address[1:-1].decode(), transport, known.get(b"auth") == b"mutual"]]
+
+
+def hop_security(legs: list[list[Any]]) -> list[bytes]:
+    """A field's value for each leg that the relay has checked."""
+    values = []
+    for number, (address, transport, mutual, verified) in enumerate(legs, 1):
+        name = "tls" if transport == sig.TRANSPORT_SIP_TLS else "mqtts"
+        text = f'addr="{address}";leg={number};transport={name}'
+        text += f";auth={'mutual' if mutual else 'none'};verified={'yes' if verified else 'no'}"
+        values.append(text.encode())
+    return values
+
+
+class Binding:
+    """What a REGISTER asks for: ``seconds`` 0 removes it, None only asks what there is."""
+
+    def __init__(self, message: Message) -> None:
+        self.contacts: list[Address] = []
+        self.seconds: int | None = None
+        values = message.values(b"contact")
+        header = message.first(b"expires")
+        default = DEFAULT_EXPIRES if header is None else sip_fields.number(header, 0xFFFFFFFF)
+        if values == [b"*"]:
+            self.seconds = 0
+            return
+        if len(values) > sig.MAX_ADDRESSES:
+            raise SipError(403, f"more than {sig.MAX_ADDRESSES} contacts")
+        times = set()
+        for value in values:
+            contact = sip_fields.address(value)
+            if contact.uri.scheme not in (b"sip", b"sips"):
+                raise SipError(416, "contact: no SIP address")
+            if contact.uri.headers:
+                contact.uri.headers = b""  # RFC 4475, 3.3.14: not used towards the device
+            expires = contact.get(b"expires")
+            times.add(default if expires is None else sip_fields.number(expires, 0xFFFFFFFF))
+            self.contacts.append(contact)
+        if not times:
+            return
+        if len(times) > 1:
+            raise SipError(400, "contact: several expiry times; one connection has one")
+        seconds = self.seconds = times.pop()
+        if 0 < seconds < MIN_EXPIRES:
+            raise SipError(423, "a registration that is too short")
+
+    @property
+    def outbound(self) -> bool:
+        """A flow of RFC 5626: ``reg-id`` and an instance."""
+        return any(
+            contact.get(b"reg-id") is not None and contact.get(b"+sip.instance") is not None
+            for contact in self.contacts
+        )
+
+    def fields(self, seconds: int) -> list[bytes]:
+        """Contact's values for the answer: as they came, with the time that was granted."""
+        found = []
+        for contact in self.contacts:
+            value = b"<" + contact.raw + b">"
+            for key, text in contact.params:
+                if key != b"expires":
+                    value += b";" + key + (b"" if text is None else b"=" + text)
+            found.append(value + b";expires=" + str(seconds).encode())
+        return found
+
+    def addresses(self) -> list[str]:
+        """``HOST:PORT`` of each contact."""
+        found = []
+        for contact in self.contacts:
+            text = f"{contact.uri.host.decode()}:{contact.uri.port or SIPS_PORT}"
+            if len(text) > 64:
+                raise SipError(400, "contact: an address of more than 64 characters")
+            found.append(text)
+        return found
+
+
+def register(message: Message, binding: Binding, name: str, number: int) -> dict[int, Any]:
+    """REGISTER as the relay has it. A device keeps its Call-ID until it starts anew (section
+    10.2.4), so that is its instance."""
+    assert binding.seconds
+    instance = hashlib.sha256(message.one(b"call-id")).digest()[: sig.INSTANCE_LENGTH]
+    found: dict[int, Any] = {
+        sig.TYPE: sig.REGISTER,
+        sig.FROM: name,
+        sig.TO: MANAGER,
+        sig.ID: number,
+        sig.INSTANCE: instance,
+        sig.ADDRESSES: binding.addresses(),
+        sig.EXPIRES: binding.seconds,
+    }
+    stated = route(message)
+    if stated is not None:
+        found[sig.ROUTE] = stated
+    return found
+
+
+def resolve(wanted: str, name: str, number: int) -> dict[int, Any]:
+    """OPTIONS for a device: where it is."""
+    return {
+        sig.TYPE: sig.RESOLVE,
+        sig.FROM: name,
+        sig.TO: MANAGER,
+        sig.ID: number,
+        sig.NAME: wanted,
+    }
+
+
+def send(message: Message, peer: str, name: str, number: int) -> dict[int, Any]:
+    """MESSAGE (RFC 3428). SipError 415 for a body of another type, 513 for one too large."""
+    kind = message.first(b"content-type")
+    if message.body and kind is None:
+        raise SipError(400, "a body without Content-Type")
+    if kind is not None and sip_fields.media_type(kind) not in ACCEPT.split(b", "):
+        raise SipError(415, "a body of another type")
+    if message.count(b"content-encoding"):
+        raise SipError(415, "an encoded body")
+    if len(message.body) > sig.MAX_PLAIN:
+        raise SipError(513, f"a message of more than {sig.MAX_PLAIN} bytes")
+    found: dict[int, Any] = {
+        sig.TYPE: sig.SEND,
+        sig.FROM: name,
+        sig.TO: peer,
+        sig.ID: number,
+        sig.DATA: message.body,
+    }
+    stated = route(message)
+    if stated is not None:
+        found[sig.ROUTE] = stated
+    return found
+
+
+def message_to(
+    payload: dict[int, Any], name: str, realm: str, contact: bytes, branch: bytes
+) -> Message:
+    """The MESSAGE for a device that a plain message of the relay becomes."""
+    sender = f"<sip:{payload[sig.FROM]}@{realm}>".encode()
+    data = payload[sig.DATA]
+    try:
+        data.decode()
+        kind = b"text/plain;charset=utf-8"
+    except UnicodeDecodeError:
+        kind = b"application/octet-stream"
+    fields = [
+        (b"Via", b"SIP/2.0/TLS " + realm.encode() + b";branch=" + branch),
+        (b"Max-Forwards", b"70"),
+        (b"From", sender + b";tag=" + branch[-8:]),
+        (b"To", f"<sip:{name}@{realm}>".encode()),
+        (b"Call-ID", branch[7:] + b"@" + realm.encode()),
+        (b"CSeq", b"1 MESSAGE"),
+        (b"P-Asserted-Identity", sender),
+        (b"Content-Type", kind),
+    ]
+    fields += [(b"Hop-Security", value) for value in hop_security(payload[sig.ROUTE])]
+    return sip_codec.request(b"MESSAGE", contact, fields, data)
+
+
+# What a device's refusal of a message is to the relay. Anything else is declined.
+_NAMES = {408: "timeout", 413: "too-large", 513: "too-large", 503: "too-many"}
+_NAMES.update(dict.fromkeys((405, 406, 415, 416, 420, 488, 501, 505), "unsupported"))
+
+
+def error_name(status: int) -> str:
+    """The relay's error for a final status of a device, from 300 on."""
+    return _NAMES.get(status, "declined")
+
+
+def error_of(payload: dict[int, Any]) -> RemoteError | None:
+    """The error that an answer of the relay carries, None when it is good."""
+    code = payload.get(sig.ERROR_CODE)
+    return None if code is None else RemoteError(name_of(code))

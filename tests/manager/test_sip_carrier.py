@@ -324,3 +324,16 @@ def test_a_removed_device_gets_no_link(running: Running, home: Home) -> None:
     with SipClient(running, "ghost", credentials) as ghost:
         assert ghost.closed()
     assert running.links() == {}
+
+
+def test_via_is_answered_as_it_came(running: Running) -> None:
+    with SipClient(running, "pump-7") as pump:
+        request = pump.request("OPTIONS")
+        via = 'SIP/2.0/TLS h.example:5061;branch=z9hG4bKq;x="a ; b,";received=9.9.9.9;rport'
+        request.headers.setlist("Via", [via, "SIP/2.0/TLS 192.0.2.1;branch=z9hG4bKr"])
+        answer = pump.answer(request)
+        host, port = pump.address.split(":")
+        assert answer.headers.getlist("Via") == [
+            f'SIP/2.0/TLS h.example:5061;branch=z9hG4bKq;x="a ; b,";rport={port};received={host}',
+            "SIP/2.0/TLS 192.0.2.1;branch=z9hG4bKr",
+        ]

@@ -320,8 +320,13 @@ class SipLink(asyncio.Protocol):
             # It takes leave. The link stays, as a new one that has not registered.
             self._binding = None
             self._host.link_down(self, True, "unregistered")
-            self._host.link_up(self)
             self._respond(message, 200)
+            try:
+                self._host.link_up(self)
+            except RemoteError as error:  # somebody else took the room
+                self._online = False
+                self._refused(error.name, error.detail)
+                self._close(error.name)
 
     def _ask(self, asked: Message, request: dict[int, Any]) -> None:
         """Give the relay a message. Its answer comes to ``send``, mostly within this call."""
@@ -407,10 +412,10 @@ class SipLink(asyncio.Protocol):
         """The top Via with the address seen, and the port where it is asked for (RFC 3581)."""
         try:
             first, *rest = split(via, b",")
+            parts = split(first, b";")
         except SipError:
             return via
         host, _, port = self.address.rpartition(":")
-        parts = [part.strip() for part in first.split(b";")]
         kept = [part for part in parts if part.split(b"=")[0].strip().lower() != b"received"]
         out = []
         for part in kept:

@@ -1,7 +1,8 @@
 """Measures heap: what each module takes, then a run of EDHOC by both roles (method 0, suite 3).
 
-Arguments: the modules to import, each after those that it needs. Prints one JSON object a line and,
-after import and inside the run, the interpreter's map of its heap; the host reads both.
+Arguments: what this image calls the loop of a multiplication (p256_point._run), then the modules
+to import, each after those that it needs. Prints one JSON object a line and, after import and
+inside the run, the interpreter's map of its heap; the host reads both.
 """
 
 import gc
@@ -25,7 +26,7 @@ def say(event, **fields):
 gc.threshold(8192)  # as the agent has it
 before = used()
 say("start", used=before, block=4 * struct.calcsize("P"))
-for name in sys.argv[1:]:
+for name in sys.argv[2:]:
     __import__(name)
     now = used()
     say("module", name=name, bytes=now - before)
@@ -72,7 +73,7 @@ def run():
 run()  # loads what the roles load at need, so that only data is counted below
 say("imported", used=used())
 micropython.mem_info(1)
-multiply = p256_point._run
+multiply = getattr(p256_point, sys.argv[1])
 
 
 def watched(*arguments):
@@ -82,8 +83,8 @@ def watched(*arguments):
     return multiply(*arguments)
 
 
-p256_point._run = watched
+setattr(p256_point, sys.argv[1], watched)
 run()
-p256_point._run = multiply
+setattr(p256_point, sys.argv[1], multiply)
 run()  # once more without the collections that measuring makes, as on a device
 say("done", used=used())

@@ -160,6 +160,20 @@ def test_a_peer_that_does_not_read_harms_nobody_else(world):
     assert third.take()[sig.ID] == 100
 
 
+def test_a_sender_that_reads_nothing_misses_its_report(world):
+    send(world, world.pump, "valve-2")
+    world.valve.take()
+    world.pump.room = 0
+    report(world, world.valve, "pump-7")
+    assert not world.pump.raw
+    assert not world.valve.raw, "it is not the reporter's fault"
+    assert world.traced[-1][3][-1] == ("report", "the sender is not there, or reads nothing")
+    assert len(world.relay.deliveries) == 0
+    world.pump.room = 1000
+    world.after(100)
+    assert not world.pump.raw, "nor is it told of a failure"
+
+
 def test_bounds_of_one_pair_one_sender_and_all():
     table = Deliveries(per_sender=4, per_pair=2, total=6, seconds=10)
     a, b = FakeLink("a"), FakeLink("b")

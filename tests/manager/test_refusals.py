@@ -209,9 +209,9 @@ def test_what_was_held_back_is_counted_when_the_manager_stops(tmp_path):
     assert home.audit("access-denied", suppressed=40)
 
 
-def test_the_realm_is_part_of_the_identity(home, tmp_path):
+def test_the_realm_is_part_of_the_identity(home, running, tmp_path):
     """A certificate of another realm is of another CA; the name in it says nothing here."""
     other = Home(tmp_path / "other")
-    with home.running() as running, pytest.raises(ssl.SSLError, match="unknown ca"):
+    with pytest.raises(ssl.SSLError, match="unknown ca"):
         _connect(running, other.device("pump-7"), ssl.TLSVersion.TLSv1_2)
     assert home.config.realm == REALM

@@ -15,7 +15,7 @@ from keyferry_core.errors import (
     code_of,
     name_of,
 )
-from keyferry_core.session import Initiator, Responder, rejection
+from keyferry_core.session import SUITES, Initiator, Responder, rejection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ class _Attempt:
         self.peer = initiator.peer
         self.initiator: Initiator | None = initiator
         self.session: PeerSession | None = None
+        self.suites: tuple = ()  # what the peer wants to be asked with instead
         self.error: KeyferryError | None = None
         self.done = asyncio.Event()
 
@@ -199,11 +200,24 @@ class Sessions:
 
     async def connect(self, peer: str, timeout: int, profile: int = s.PROFILE_CERT) -> PeerSession:
         """A confirmed session with ``peer``. RemoteError, LocalError."""
+        until = clock.uptime() + timeout
+        found = await self._connect(peer, timeout, profile, SUITES[:1])
+        if isinstance(found, tuple):
+            self.event("suite-refused", peer=peer, suites=list(found))
+            found = await self._connect(peer, max(1, until - clock.uptime()), profile, found)
+            if isinstance(found, tuple):
+                raise RemoteError("key-exchange-failed", "the peer refuses each suite")
+        return found
+
+    async def _connect(
+        self, peer: str, timeout: int, profile: int, suites: tuple
+    ) -> "PeerSession | tuple":
+        """A session, or the suites to try it with once more."""
         if self._full():
             raise LocalError("too-many", "max_sessions are open")
         gc.collect()
         initiator = Initiator(
-            self.identity, self.trust, self._crypto, peer, profile, self._take_ahead()
+            self.identity, self.trust, self._crypto, peer, profile, self._take_ahead(), suites
         )
         session_id = initiator.session_id
         attempt = self._attempts[session_id] = _Attempt(initiator)
@@ -226,6 +240,8 @@ class Sessions:
             if not attempt.done.is_set():
                 # Given up, perhaps by a caller's cancellation: the peer learns it on the side.
                 self._telling = asyncio.create_task(self._tell_end(peer, session_id, "timeout"))
+        if attempt.suites:
+            return attempt.suites
         if attempt.error is not None:
             raise attempt.error
         assert session is not None
@@ -293,7 +309,7 @@ class Sessions:
         except KeyferryError as error:
             attempt.fail(error)
             initiator = None
-            await self.send(rejection(self.identity.name, message, error.name))
+            await self._reject(message, error)
             return
         initiator = None
         session = attempt.session = PeerSession(self, core, message.get(s.ROUTE, []))
@@ -310,6 +326,7 @@ class Sessions:
             raise DecodeError("connect: this session exists")
         self.event("message-1", peer=peer, sent=False, bytes=len(message[s.MESSAGE_1]))
         error = ""
+        said = b""
         answer = responder = None
         if self._stopped:
             error = "declined"
@@ -323,8 +340,9 @@ class Sessions:
             except KeyferryError as failure:
                 self.event("session-refused", peer=peer, error=failure.name, detail=failure.detail)
                 error = failure.name
+                said = getattr(failure, "message", b"")
         if answer is None or responder is None:
-            await self.send(rejection(self.identity.name, message, error))
+            await self.send(rejection(self.identity.name, message, error, said))
             return
         if len(self._half_open) >= self._config.max_half_open:
             await self._drop_half_open("too-many")
@@ -350,7 +368,7 @@ class Sessions:
             self.event(
                 "session-refused", peer=responder.peer, error=error.name, detail=error.detail
             )
-            await self.send(rejection(self.identity.name, message, error.name))
+            await self._reject(message, error)
             return
         session = PeerSession(self, core, responder.route)
         self._standing[session.session_id] = session
@@ -406,6 +424,12 @@ class Sessions:
         attempt = self._attempts.get(session_id)
         sender = message[s.FROM]
         if attempt is not None and sender in (s.MANAGER, attempt.peer):
+            initiator, attempt.initiator = attempt.initiator, None
+            if initiator is not None:
+                try:
+                    attempt.suites = initiator.on_reject(message)
+                except KeyferryError as error:
+                    text = error.detail
             attempt.fail(RemoteError(name, text))
         elif session is not None and sender in (s.MANAGER, session.peer):
             if message[s.TYPE] == s.ERROR and name in _PASSING:
@@ -487,6 +511,11 @@ class Sessions:
     def _end(self, session: PeerSession, error: str) -> None:
         session._core.end(error)
         self.ended(session)
+
+    async def _reject(self, message: dict, error: KeyferryError) -> None:
+        """Answer with ``error``, and with EDHOC's own error message where it is one of EDHOC's."""
+        said = getattr(error, "message", b"")
+        await self.send(rejection(self.identity.name, message, error.name, said))
 
     async def _tell_end(self, peer: str, session_id: bytes, error: str) -> None:
         message = {

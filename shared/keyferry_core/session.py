@@ -20,6 +20,7 @@ from keyferry_core.errors import (
 )
 from keyferry_core.iana import (
     EAD_KEYFERRY_BINDING,
+    EDHOC_WRONG_SUITE,
     EXPORTER_FINGERPRINT,
     METHOD_SIGN_SIGN,
     METHOD_STATIC_STATIC,
@@ -89,15 +90,21 @@ def binding(session_id: bytes, name_i: str, name_r: str, realm: str, profile: in
     return sha256(cbor.encode([session_id, name_i, name_r, realm, profile]))
 
 
-def rejection(own: str, message: dict, error: str) -> dict:
-    """The REJECT that answers ``message`` (CONNECT, ACCEPT or MESSAGE) with ``error``."""
-    return {
+def rejection(own: str, message: dict, error: str, edhoc_error: bytes = b"") -> dict:
+    """The REJECT that answers ``message`` (CONNECT, ACCEPT or MESSAGE) with ``error``.
+
+    ``edhoc_error``: the ``message`` of the EdhocError that was raised, if it was one.
+    """
+    answer = {
         s.TYPE: s.REJECT,
         s.FROM: own,
         s.TO: message[s.FROM],
         s.SESSION: message[s.SESSION],
         s.ERROR_CODE: code_of(error),
     }
+    if edhoc_error:
+        answer[s.EDHOC_ERROR] = edhoc_error
+    return answer
 
 
 def _ead(context: bytes) -> list:
@@ -152,8 +159,10 @@ class Initiator:
         peer: str,
         profile: int = s.PROFILE_CERT,
         ephemeral=None,
+        suites: tuple = SUITES[:1],
     ) -> None:
         self.peer = peer
+        self._suites = suites
         self.session_id = crypto.random(s.SESSION_ID_LENGTH)
         self._identity = identity
         self._trust = trust
@@ -168,7 +177,7 @@ class Initiator:
             credential,
             private,
             method,
-            suites=SUITES[:1],
+            suites=suites,
             known_eads=_KNOWN_EADS,
             ephemeral=ephemeral,
         )
@@ -186,6 +195,24 @@ class Initiator:
         if leg is not None:
             message[s.ROUTE] = [leg]
         return message
+
+    def on_reject(self, message: dict) -> tuple:
+        """The ``suites`` for one more attempt, where the peer's EDHOC error asks for another suite
+        (RFC 9528, section 6.3), else (). This attempt is over. EdhocError when there is none in
+        common, or for what is no error message.
+
+        Nobody vouches for a REJECT. A peer that takes the first suite after all refuses the second
+        attempt, since SUITES_I tells it and is part of the transcript: there is no way down.
+        """
+        if s.EDHOC_ERROR not in message:
+            return ()
+        error = self._edhoc.read_error(message[s.EDHOC_ERROR])
+        if error[0] != EDHOC_WRONG_SUITE:
+            return ()
+        from keyferry_core.edhoc.initiator import suites_after
+
+        suites = suites_after(error, SUITES)
+        return () if suites == self._suites else suites
 
     def on_accept(self, message: dict, now: int) -> "Session":
         """The session, from the peer's ACCEPT. A KeyferryError ends the attempt: send
@@ -211,7 +238,10 @@ class Responder:
     """The side that is asked: half open from ``on_connect`` until ``on_message``. ``route``: the
     legs that came with the CONNECT."""
 
-    def __init__(self, identity: Identity, trust, crypto, ephemeral=None) -> None:
+    def __init__(
+        self, identity: Identity, trust, crypto, ephemeral=None, suites: tuple = SUITES
+    ) -> None:
+        self._suites = suites
         self._identity = identity
         self._trust = trust
         self._crypto = crypto
@@ -246,7 +276,7 @@ class Responder:
             credential,
             private,
             (method,),
-            SUITES,
+            self._suites,
             known_eads=_KNOWN_EADS,
             ephemeral=self._ephemeral,
         )

@@ -32,6 +32,7 @@ ERROR_CODE = 20
 TEXT = 21
 PUBLIC_KEY = 22
 DATA = 23
+EDHOC_ERROR = 24
 
 # types
 REGISTER = 1
@@ -89,6 +90,7 @@ FIELDS = {
     TEXT: ("text", _TEXT, 0, 200),
     PUBLIC_KEY: ("public_key", _BYTES, 1, 280),
     DATA: ("data", _BYTES, 0, MAX_PLAIN),
+    EDHOC_ERROR: ("edhoc_error", _BYTES, 1, 128),
 }
 
 # type: (name, required keys besides type, from and to; optional keys; keys only the manager adds)
@@ -104,7 +106,7 @@ TYPES = {
     ),
     CONNECT: ("connect", (SESSION, PROFILE, MESSAGE_1), (ROUTE,), (CREDENTIAL, PUBLIC_KEY)),
     ACCEPT: ("accept", (SESSION, MESSAGE_2), (ROUTE,), (CREDENTIAL, PUBLIC_KEY)),
-    REJECT: ("reject", (SESSION, ERROR_CODE), (TEXT,), ()),
+    REJECT: ("reject", (SESSION, ERROR_CODE), (TEXT, EDHOC_ERROR), ()),
     MESSAGE: ("message", (SESSION,), (MESSAGE_3, MESSAGE_4, RECORD), ()),
     END: ("end", (SESSION,), (ERROR_CODE, TEXT), ()),
     ERROR: ("error", (), (), (ERROR_CODE, TEXT, ID, SESSION)),

@@ -12,6 +12,7 @@ from keyferry_core import cbor, p256
 from keyferry_core import signalling as s
 from keyferry_core.errors import DecodeError, LocalError, RemoteError, code_of
 from keyferry_core.records import MAX_FORGED, MAX_RECORDS
+from keyferry_core.session import Responder, rejection
 from support.agent_kit import NOW, Hub, Party, certificate, fails, introduce, run, set_clock, until
 from support.portable import raises
 
@@ -261,6 +262,68 @@ def test_a_manager_that_delivers_no_certificates():
                 async with Party(hub, "pump-7"):
                     error = await fails(RemoteError, a.agent.connect("pump-7", 5))
                     assert error.name == "malformed"
+
+    run(main())
+
+
+def only_suites(suites, name):
+    """A Responder for the agent ``name`` that takes no other suites."""
+
+    def made(identity, trust, crypto, ephemeral):
+        kept = suites if identity.name == name else (3, 2)
+        return Responder(identity, trust, crypto, ephemeral, kept)
+
+    return made
+
+
+def test_a_peer_with_another_suite_is_asked_once_more():
+    async def main():
+        hub = Hub()
+        async with Party(hub, "panel-1") as a, Party(hub, "pump-7") as b:
+            sessions_module.Responder = only_suites((2,), "pump-7")
+            try:
+                session, other = await introduce(a, b)
+                await session.send(b"x")
+                assert await other.recv() == b"x"
+                assert hub.types()[2:5] == ["connect", "reject", "connect"]
+                assert hub.seen[3][s.EDHOC_ERROR] == b"\x02\x02"
+                assert a.events.all("suite-refused")[0]["suites"] == [3, 2]
+                assert b.events.all("session-refused")[0]["error"] == "key-exchange-failed"
+                # each of the others as it was
+                await introduce(b, a)
+                # nothing in common
+                sessions_module.Responder = only_suites((7,), "pump-7")
+                asked = hub.types().count("connect")
+                error = await fails(RemoteError, a.agent.connect("pump-7", 5))
+                assert error.name == "key-exchange-failed"
+                assert hub.types().count("connect") == asked + 1
+            finally:
+                sessions_module.Responder = Responder
+            assert a.agent.sessions.count() == b.agent.sessions.count() == 2
+
+    run(main())
+
+
+def test_a_peer_that_refuses_every_suite_is_asked_twice():
+    async def main():
+        hub = Hub()
+        async with Party(hub, "panel-1") as a, Party(hub, "pump-7"):
+            answers = [b"\x02\x02", b"\x02\x03", b"\x02\x02"]
+
+            def refuse(message):
+                if message[s.TYPE] == s.ACCEPT:
+                    message = rejection("pump-7", message, "declined")
+                    message[s.TO] = "panel-1"
+                    message[s.EDHOC_ERROR] = answers.pop(0)
+                elif message[s.TYPE] == s.REJECT:
+                    message[s.EDHOC_ERROR] = answers.pop(0)
+                return message
+
+            hub.meddle = refuse
+            error = await fails(RemoteError, a.agent.connect("pump-7", 5))
+            assert error.name == "key-exchange-failed"
+            assert hub.types().count("connect") == 2
+            assert a.agent.sessions.count() == 0
 
     run(main())
 

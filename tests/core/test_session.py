@@ -6,6 +6,7 @@ import os
 from keyferry_core import cbor, records, rpk, suite
 from keyferry_core import signalling as s
 from keyferry_core.cose_message import sign1
+from keyferry_core.edhoc.messages import EdhocError
 from keyferry_core.errors import (
     AuthenticationError,
     DecodeError,
@@ -288,6 +289,74 @@ def test_what_a_chain_cannot_do():
     # a hash alone, and nobody delivered what it stands for
     raises(DecodeError, introduce_by_value, good, identity("pump-7"))
     raises(DecodeError, introduce_by_value, identity("panel-1"), chained("pump-7"))
+
+
+def refused(initiator, responder):
+    """The REJECT with which ``responder`` answers, as the manager hands it on."""
+    connect = relay(initiator.connect(), "panel-1")
+    error = raises(EdhocError, responder.on_connect, connect)
+    return relay(rejection("pump-7", connect, error.name, error.message))
+
+
+def test_another_suite_is_negotiated_once():
+    first = Initiator(identity("panel-1"), trust(), crypto, "pump-7")
+    only_2 = Responder(identity("pump-7"), trust(), crypto, suites=(2,))
+    reject = refused(first, only_2)
+    assert reject[s.EDHOC_ERROR] == b"\x02\x02"
+    suites = first.on_reject(reject)
+    assert suites == (3, 2)
+    second = Initiator(identity("panel-1"), trust(), crypto, "pump-7", suites=suites)
+    only_2 = Responder(identity("pump-7"), trust(), crypto, suites=(2,))
+    accept = only_2.on_connect(relay(second.connect(), "panel-1"))
+    a = second.on_accept(relay(accept, "pump-7"), NOW)
+    b = only_2.on_message(relay(a.confirm()), NOW)
+    assert a.fingerprint == b.fingerprint
+    raises(StateError, first.on_reject, reject)
+
+
+def test_nobody_can_talk_a_peer_down_to_the_weaker_suite():
+    first = Initiator(identity("panel-1"), trust(), crypto, "pump-7")
+    connect = first.connect()
+    # whoever carries messages can make this up
+    forged = rejection("pump-7", {s.FROM: "panel-1", s.SESSION: connect[s.SESSION]}, "declined")
+    forged[s.EDHOC_ERROR] = b"\x02\x02"
+    suites = first.on_reject(relay(forged))
+    second = Initiator(identity("panel-1"), trust(), crypto, "pump-7", suites=suites)
+    # but SUITES_I has what was preferred, so the peer says what it prefers
+    reject = refused(second, Responder(identity("pump-7"), trust(), crypto))
+    assert reject[s.EDHOC_ERROR] == b"\x02\x82\x03\x02"
+    assert second.on_reject(reject) == (3,)  # and that is one too many
+    # without SUITES_I the transcripts differ
+    third = Initiator(identity("panel-1"), trust(), crypto, "pump-7", suites=(3, 2))
+    sent = relay(third.connect(), "panel-1")
+    message_1 = sent[s.MESSAGE_1]
+    assert message_1[:4] == b"\x00\x82\x03\x02"
+    sent[s.MESSAGE_1] = b"\x00\x02" + message_1[4:]
+    accept = Responder(identity("pump-7"), trust(), crypto).on_connect(sent)
+    raises(KeyferryError, third.on_accept, relay(accept, "pump-7"), NOW)
+
+
+def test_what_a_rejection_says():
+    def answered(edhoc_error):
+        initiator = Initiator(identity("panel-1"), trust(), crypto, "pump-7")
+        connect = relay(initiator.connect(), "panel-1")
+        reject = rejection("pump-7", connect, "key-exchange-failed", edhoc_error)
+        return initiator, relay(reject)
+
+    for edhoc_error in (b"", b"\x01\x66failed", b"\x03\xf5", b"\x18\x63\x40", b"\x02\x03"):
+        initiator, reject = answered(edhoc_error)
+        assert initiator.on_reject(reject) == (), edhoc_error
+    for text in "00 02 020202 ff 616102 f502 0200 0280 02f6 024102 0282008102".split(" "):
+        edhoc_error = bytes.fromhex(text)
+        initiator, reject = answered(edhoc_error)
+        raises(EdhocError, initiator.on_reject, reject)
+        raises(StateError, initiator.on_reject, reject)
+    # a credential that is not the one named has its own code (section 6.4)
+    initiator = Initiator(identity("panel-1"), trust(), crypto, "pump-7")
+    responder = Responder(identity("pump-7"), trust(), crypto)
+    accept = relay(responder.on_connect(relay(initiator.connect(), "panel-1")), "second pump-7")
+    error = raises(EdhocError, initiator.on_accept, accept, NOW)
+    assert error.message == b"\x03\xf5"
 
 
 def test_own_identity_is_refused_on_both_sides():

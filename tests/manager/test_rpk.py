@@ -1,4 +1,5 @@
-"""The profile rpk through a real manager: keys registered, checked, kept and delivered.
+"""Key exchange through a real manager: the profile rpk, its keys registered, checked, kept and
+delivered; and another suite, asked for by EDHOC's own error message.
 
 The devices are the core's own state machines, with paho-mqtt as their link.
 """
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from keyferry_core import rpk, session
 from keyferry_core import signalling as sig
+from keyferry_core.edhoc.messages import EdhocError
 from keyferry_core.suite_cryptography import CryptographyCrypto
 from keyferry_core.trust import Trust
 from support.command import answer, command
@@ -262,5 +264,43 @@ def test_a_manager_in_the_middle_cannot_pass_another_key(running: Running):
     accepted[sig.PUBLIC_KEY] = rpk.endorse(CRYPTO, mallory[0], "valve-2", mallory[1])
     with pytest.raises(session.AuthenticationError):
         initiator.on_accept(accepted, now)
+    pump.link.close()
+    valve.link.close()
+
+
+def test_another_suite_is_negotiated_through_the_manager(home: Home, running: Running):
+    pump, valve = Device(running, "pump-7"), Device(running, "valve-2")
+    pump.registered()
+    valve.registered()
+    now = int(time.time())
+
+    def ask(suites: tuple, taken: tuple) -> tuple:
+        initiator = session.Initiator(pump.identity, pump.trust, CRYPTO, "valve-2", suites=suites)
+        responder = session.Responder(valve.identity, valve.trust, CRYPTO, suites=taken)
+        pump.link.send(initiator.connect())
+        offered = valve.link.receive(sig.CONNECT)
+        try:
+            answer = responder.on_connect(offered)
+        except EdhocError as error:
+            answer = session.rejection("valve-2", offered, error.name, error.message)
+        valve.link.send(answer)
+        return initiator, responder
+
+    initiator, _ = ask((3,), (2,))
+    rejected = pump.link.receive(sig.REJECT)
+    assert rejected[sig.EDHOC_ERROR] == b"\x02\x02"
+    suites = initiator.on_reject(rejected)
+    assert suites == (3, 2)
+    initiator, responder = ask(suites, (2,))
+    one = initiator.on_accept(pump.link.receive(sig.ACCEPT), now)
+    pump.link.send(one.seal(b"x"))
+    first = valve.link.receive(sig.MESSAGE)
+    other = responder.on_message(first, now)
+    assert other.open(first) == b"x"
+    assert one.fingerprint == other.fingerprint
+    # a peer that takes the better one is not talked down
+    initiator, _ = ask(suites, (3, 2))
+    rejected = pump.link.receive(sig.REJECT)
+    assert rejected[sig.EDHOC_ERROR] == b"\x02\x82\x03\x02"
     pump.link.close()
     valve.link.close()

@@ -13,8 +13,7 @@ from keyferry_core.edhoc.messages import (
     encode_message_1,
 )
 from keyferry_core.edhoc.party import FAILED, Party
-from keyferry_core.errors import AuthenticationError
-from keyferry_core.iana import METHOD_SIGN_SIGN, METHOD_STATIC_STATIC
+from keyferry_core.iana import EDHOC_UNKNOWN_CREDENTIAL, METHOD_SIGN_SIGN, METHOD_STATIC_STATIC
 
 # state: {call: state that follows}. A failed call leads to FAILED, one not listed nowhere.
 TRANSITIONS = {
@@ -89,7 +88,8 @@ class Initiator(Party):
 
     def _verify_message_2(self, credential_r: Credential) -> None:
         if credential_r.id_cred != self._id_cred:
-            raise AuthenticationError("the credential is not the one that ID_CRED_R names")
+            detail = "the credential is not the one that ID_CRED_R names"
+            raise EdhocError(detail, EDHOC_UNKNOWN_CREDENTIAL, True)
         g_rx = None
         if self.method == METHOD_STATIC_STATIC:
             g_rx = self.crypto.ecdh(self._ephemeral[0], credential_r.public)

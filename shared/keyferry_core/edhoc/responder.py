@@ -14,8 +14,7 @@ from keyferry_core.edhoc.messages import (
     encode_identifier,
 )
 from keyferry_core.edhoc.party import FAILED, Party
-from keyferry_core.errors import AuthenticationError
-from keyferry_core.iana import METHOD_SIGN_SIGN, METHOD_STATIC_STATIC
+from keyferry_core.iana import EDHOC_UNKNOWN_CREDENTIAL, METHOD_SIGN_SIGN, METHOD_STATIC_STATIC
 
 # state: {call: state that follows}. A failed call leads to FAILED, one not listed nowhere.
 TRANSITIONS = {
@@ -112,7 +111,8 @@ class Responder(Party):
 
     def _verify_message_3(self, credential_i: Credential) -> None:
         if credential_i.id_cred != self._id_cred:
-            raise AuthenticationError("the credential is not the one that ID_CRED_I names")
+            detail = "the credential is not the one that ID_CRED_I names"
+            raise EdhocError(detail, EDHOC_UNKNOWN_CREDENTIAL, True)
         g_iy = None
         if self.method == METHOD_STATIC_STATIC:
             g_iy = self.crypto.ecdh(self._ephemeral[0], credential_i.public)

@@ -59,12 +59,14 @@ _PASSING = (
     "keyferry_core.est_codec",
     "keyferry_core.csr",
     "keyferry_core.rpk",
+    "keyferry_core.cose_message",
 )
 # And those that are needed only while keys are exchanged.
 _HANDSHAKE = (
     "keyferry_core.edhoc.initiator",
     "keyferry_core.edhoc.responder",
     "keyferry_core.rpk",
+    "keyferry_core.cose_message",
 )
 
 

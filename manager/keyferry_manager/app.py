@@ -19,7 +19,7 @@ from keyferry_manager.access import combined
 from keyferry_manager.api.manager import AdminApi
 from keyferry_manager.audit import AuditTrail, BatchWriter
 from keyferry_manager.audit.heads import HeadKeeper
-from keyferry_manager.authority import LocalAuthority
+from keyferry_manager.authority import LocalAuthority, open_authority
 from keyferry_manager.carriers.est import Est
 from keyferry_manager.carriers.http import HttpEndpoint
 from keyferry_manager.carriers.mqtt import MqttEndpoint, MqttLink, MqttSettings
@@ -33,18 +33,20 @@ from keyferry_manager.carriers.tls import (
     server_context,
 )
 from keyferry_manager.config import Config
+from keyferry_manager.directory import DirectoryUnavailable
+from keyferry_manager.directory.remote import KeysElsewhere, RemoteDirectory
 from keyferry_manager.identity import Identifier, Identity, RevokedSet
 from keyferry_manager.logs import log
 from keyferry_manager.observe.listener import Counted, ObserveListener
 from keyferry_manager.observe.measures import Measures
 from keyferry_manager.observe.service import Observation
 from keyferry_manager.policy import PolicyProblem
-from keyferry_manager.problems import ConfigProblem
+from keyferry_manager.problems import ConfigProblem, StoreProblem
 from keyferry_manager.registry import Link
 from keyferry_manager.relay import Relay, RelaySettings, RouteMode
 from keyferry_manager.relay.parking import resume, suspend
 from keyferry_manager.relay.trace import TraceFile
-from keyferry_manager.store import Revocation, Revoked, Store
+from keyferry_manager.store import AgreementKey, Revocation, Revoked, Store
 
 _LOG = logging.getLogger("keyferry.manager")
 # Seconds between looks at the clock, and at what the command line changed: a new policy is in
@@ -105,6 +107,10 @@ class Manager:
 
     def __init__(self, home: Path | str, *, trace: Path | None = None) -> None:
         self.config = Config.load(home)
+        role = self.config.role
+        if role != "manager":
+            what = "CA" if role == "ca" else role
+            raise ConfigProblem(f"{home} is the home of a {what}: run 'keyferry {role} serve'.")
         self._trace_path = trace
         self._stack = contextlib.AsyncExitStack()
         self._seen_version = -1
@@ -114,6 +120,8 @@ class Manager:
         self._sip_listener: TlsListener | None = None
         self.measures = Measures()
         self.observation: Observation | None = None
+        self._directory: RemoteDirectory | None = None
+        self._status: Status | None = None
 
     async def start(self) -> None:
         """Open the database and the listeners."""
@@ -200,7 +208,8 @@ class Manager:
                 listener.limits = _link_limits(config)
         self._authority.adopt(config)
         self._est.adopt(config)
-        self._status.adopt(config)
+        if self._status is not None:
+            self._status.adopt(config)
         self._api.adopt(config)
         self.trail.ok(
             "config-reloaded",
@@ -246,13 +255,18 @@ class Manager:
         await store.migrate()
         await store.end_open_sessions("manager-restarted")
         await store.presences.forget_links()
-        self._authority = LocalAuthority(config)
+        self._authority = open_authority(config)
         await self._authority.keep_server()
         stack.push_async_callback(self._authority.close)
 
         heads = HeadKeeper(store, config.realm, config.home, self._authority.server_file)
         stack.push_async_callback(_last_head, heads)
-        writer = BatchWriter(store)
+        sink: Store | KeysElsewhere = store
+        if config.directory_socket:
+            self._directory = directory = RemoteDirectory(config.directory_socket)
+            stack.push_async_callback(directory.close)
+            sink = KeysElsewhere(store, directory)
+        writer = BatchWriter(sink)
         writer.start()
         stack.push_async_callback(writer.stop)
         self.trail = AuditTrail(writer)
@@ -266,8 +280,8 @@ class Manager:
                 raise ConfigProblem(f"cannot write the trace {path}: {error.strerror}.") from None
             stack.callback(trace.close)
         self.relay = Relay(relay_settings(config), self.trail, trace)
-        self._identifier = Identifier(self._authority, store)
-        self.relay.keys.load(await store.presences.keys())
+        self._identifier = Identifier(self._authority, store, directory=self._directory)
+        self.relay.keys.load(await self._agreement_keys())
         await self._resume()
         await self._reload()
 
@@ -282,12 +296,34 @@ class Manager:
         self._every(stack, _RELOAD, self._reload)
         self._every(stack, _RENEWAL_CHECK, self._renew)
         self._every(stack, _HEADS, heads.keep)
+        if isinstance(sink, KeysElsewhere):
+            self._every(stack, _TICK, sink.flush)
+        if not isinstance(self._authority, LocalAuthority):
+            from keyferry_manager.follow import Follower
+
+            follower = Follower(store, self._authority, self.trail)
+            self._every(stack, _TICK, lambda: follower.tick(self._seen_version))
+
+    async def _agreement_keys(self) -> list[AgreementKey]:
+        if self._directory is None:
+            return await self.store.presences.keys()
+        try:
+            return await self._directory.agreement_keys()
+        except DirectoryUnavailable as error:
+            raise StoreProblem(f"{error}: start 'keyferry directory serve' first.") from None
 
     async def _listen_for_est(self, stack: contextlib.AsyncExitStack, writer: BatchWriter) -> None:
-        self._est = Est(self.config, self.store, self._authority, writer.entry)
+        self._est = Est(
+            self.config, self.store, self._authority, writer.entry, directory=self._directory
+        )
         app = self._est.app()
-        self._status = Status(config=self.config, store=self.store, authority=self._authority)
-        self._status.add_to(app)
+        if isinstance(self._authority, LocalAuthority):
+            self._status = Status(config=self.config, store=self.store, authority=self._authority)
+            self._status.add_to(app)
+        else:
+            from keyferry_manager.carriers.status_remote import RemoteStatus
+
+            RemoteStatus(self._authority).add_to(app)
         endpoint = HttpEndpoint(Counted(app, self.measures.count_est))
         self._est_listener = TlsListener(
             "est", self._est_context(), endpoint, self.trail.connection_refused, _EST_LIMITS
@@ -380,8 +416,8 @@ class Manager:
         everybody out. What it lacks, Identifier finds. Empty as long as nothing is revoked, since
         OpenSSL verifies it anew in each handshake.
         """
-        if not revoked:
-            return b""
+        if not revoked or not isinstance(self._authority, LocalAuthority):
+            return b""  # only who has the key can sign one
         issuing = self._authority.issuing
         start = issuing.not_valid_before_utc.timestamp()
         end = issuing.not_valid_after_utc.timestamp()

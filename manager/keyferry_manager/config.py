@@ -35,6 +35,7 @@ _SECTIONS = {
     "observe": "What monitoring asks: /metrics, /healthz and /readyz, over HTTP without TLS.",
     "api": "How operators and programs reach this manager, besides the socket in this folder.",
     "database": "Where the registry, the rules and the audit trail are kept.",
+    "directory": "Where certificates and public keys of devices are looked up.",
     "log": "What is written to standard error.",
 }
 
@@ -159,8 +160,30 @@ class Config:
     authority: str = _setting(
         "local",
         "authority.kind",
-        "local: the key is a file under ca/; pkcs11: it is in a token, and signs there.",
-        choices=("local", "pkcs11"),
+        "local: the key is a file under ca/; pkcs11: it is in a token, and signs there;\n"
+        "est: another EST server has it, and nothing of it is here.",
+        choices=("local", "pkcs11", "est"),
+    )
+    role: str = _setting(
+        "manager",
+        "authority.role",
+        "manager: for keyferry serve. ca: for keyferry ca serve, which signs for other managers.\n"
+        "directory: for keyferry directory serve, which keeps their public keys.",
+        choices=("manager", "ca", "directory"),
+    )
+    per_manager_per_hour: int = _setting(
+        1000,
+        "authority.per_manager_per_hour",
+        "ca: certificates that one manager may ask for.",
+        1,
+        1000000,
+    )
+    est_url: str = _setting(
+        "", "authority.est_url", "est: where the CA is, as in https://ca.plant.example:9443."
+    )
+    registered_as: str = _setting("", "authority.registered_as", "est: this manager's name there.")
+    authority_seconds: int = _setting(
+        10, "authority.seconds", "est: longest wait for the CA, with its repetitions.", 1, 120
     )
     pkcs11_module: str = _setting(
         "", "authority.pkcs11_module", "pkcs11: the token's library, a whole path."
@@ -244,6 +267,13 @@ class Config:
         "",
         "database.url",
         "Empty: keyferry.db beside this file. Or PostgreSQL: postgresql://user@host/keyferry",
+    )
+
+    directory_socket: str = _setting(
+        "",
+        "directory.socket",
+        "The socket of keyferry directory serve, a whole path. Empty: the database above keeps\n"
+        "certificates and public keys.",
     )
 
     log_level: str = _setting(
@@ -381,7 +411,7 @@ def _checked(source: str, key: str, value: object, item: Any) -> object:
     choices = item.metadata["choices"]
     if choices and value not in choices:
         raise ConfigProblem(f"{where} must be one of {', '.join(choices)}.")
-    if key == "certificates.public_url" and value:
+    if key in ("certificates.public_url", "authority.est_url") and value:
         _check_url(value, where)
     if key == "api.listen" and value:
         check_host(split_address(value, where)[0], where)

@@ -73,16 +73,20 @@ class RevocationSource(Protocol):
         ...
 
 
-class CertificateSource(Protocol):
+class Certificates(Protocol):
+    """The part of the directory that is needed here."""
+
+    async def certificate_by_serial(self, serial: str) -> Certificate | None:
+        """The certificate with this serial, if we issued it."""
+        ...
+
+
+class CertificateSource(Certificates, Protocol):
     """The part of the store that is needed here."""
 
     @property
     def life(self) -> RevocationSource:
         """What is revoked."""
-        ...
-
-    async def certificate_by_serial(self, serial: str) -> Certificate | None:
-        """The certificate with this serial, if we issued it."""
         ...
 
 
@@ -94,9 +98,12 @@ class Identifier:
         authority: Authority,
         store: CertificateSource,
         now: Callable[[], float] = time.time,
+        directory: Certificates | None = None,
     ) -> None:
         self._authority = authority
         self._store = store
+        # Which certificates were issued: the store says, unless a directory of its own does.
+        self._directory = directory or store
         self._now = now
         # As of the last look at the database.
         self.revoked = RevokedSet()
@@ -120,7 +127,7 @@ class Identifier:
             raise IdentityRefused("certificate-expired", found.name, "outside its dates")
         try:
             async with asyncio.timeout(_STORE_TIMEOUT):
-                record = await self._store.certificate_by_serial(found.serial)
+                record = await self._directory.certificate_by_serial(found.serial)
                 key = certificate_key(found.certificate)
                 revoked = await self._store.life.revoked(serial=found.serial, key=key)
         except (SQLAlchemyError, OSError, TimeoutError) as error:

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from keyferry_manager.authority import fingerprint, serial_text
-from keyferry_manager.carriers import est
+from keyferry_manager.carriers import est_wire
 from keyferry_manager.carriers import http as http_carrier
-from keyferry_manager.carriers.est import CSR_ATTRIBUTES, RateLimit
+from keyferry_manager.carriers.est_wire import CSR_ATTRIBUTES, RateLimit
 from keyferry_manager.enrolment import new_token, token_hash
 from keyferry_manager.store import FactoryIdentity
 from support.est_client import PKCS10, PREFIX, Answer, EstClient, answer, csr, new_key, spoiled
@@ -415,7 +415,7 @@ def test_a_body_at_the_limit(running: Running):
     est_client = client(running, factory(running.home, "pump-7"))
     body = base64.b64encode(csr())
     headers = {"Content-Type": PKCS10}
-    padded = body + b"\n" * (est.MAX_BODY - len(body))
+    padded = body + b"\n" * (est_wire.MAX_BODY - len(body))
     assert est_client.request("simpleenroll", padded, headers=headers).certificates
     given = est_client.request("simpleenroll", padded + b"\n", headers=headers)
     refused(given, 413, "too-large")
@@ -434,7 +434,7 @@ def test_lengths_that_are_none(running: Running):
 
 
 def test_a_slow_body_is_not_waited_for(running: Running, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(est, "_BODY_TIMEOUT", 0.2)
+    monkeypatch.setattr(est_wire, "_BODY_TIMEOUT", 0.2)
     connection = client(running, factory(running.home, "pump-7")).connection()
     connection.putrequest("POST", PREFIX + "simpleenroll")
     connection.putheader("Content-Type", PKCS10)
@@ -586,7 +586,7 @@ def test_the_failure_limit_forgets():
 
 
 def test_the_failure_limit_is_bounded_and_knows_networks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(est, "_MAX_ADDRESSES", 2)
+    monkeypatch.setattr(est_wire, "_MAX_ADDRESSES", 2)
     limit = RateLimit(1, lambda: 0.0)
     for host in ("2001:db8::1", "192.0.2.1", "192.0.2.2"):
         limit.count(host)

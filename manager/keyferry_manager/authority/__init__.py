@@ -6,7 +6,7 @@ another EST server, and its home holds no CA key.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,7 +20,11 @@ from keyferry_manager.authority.chain import (
     serial_text,
 )
 from keyferry_manager.authority.local import LocalAuthority
+from keyferry_manager.config import Config
 from keyferry_manager.store.records import Revoked
+
+if TYPE_CHECKING:
+    from keyferry_manager.authority.remote import RemoteAuthority
 
 __all__ = [
     "Authority",
@@ -30,9 +34,19 @@ __all__ = [
     "certificate_key",
     "fingerprint",
     "key_digest",
+    "open_authority",
     "record",
     "serial_text",
 ]
+
+
+def open_authority(config: Config) -> "LocalAuthority | RemoteAuthority":
+    """The authority that the settings name. AuthorityProblem says what is amiss."""
+    if config.authority != "est":
+        return LocalAuthority(config)
+    from keyferry_manager.authority.remote import RemoteAuthority  # its HTTP client loads slowly
+
+    return RemoteAuthority(config)
 
 
 class Authority(Protocol):

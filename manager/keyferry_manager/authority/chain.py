@@ -30,7 +30,7 @@ SERVER_FILE = "server.pem"
 class Identified:
     """A leaf certificate that one of our CAs signed: which one, and for whom."""
 
-    kind: Literal["device", "factory"]
+    kind: Literal["device", "factory", "registration"]
     name: str
     serial: str
     fingerprint: str
@@ -135,6 +135,22 @@ class Chain:
             raise AuthenticationError(f"not a device's certificate: {error}") from None
         return _identified("device", common, certificate)
 
+    def identify_registration(self, certificate_der: bytes) -> Identified:
+        """For which manager our issuing CA signed this leaf. AuthenticationError: for none."""
+        try:
+            certificate = x509.load_der_x509_certificate(certificate_der)
+            common = check_name(passes.common_name(certificate.subject))
+            usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        except (*files.UNREADABLE, x509.ExtensionNotFound, DecodeError) as error:
+            raise AuthenticationError(f"not a manager's certificate: {error}") from None
+        if tuple(usage) != passes.REGISTRATION.usage:
+            raise AuthenticationError("not a manager's certificate")
+        if not signed_by(certificate, self.issuing):
+            raise AuthenticationError("not signed by this CA")
+        if certificate.subject != passes.registration_subject(common):
+            raise AuthenticationError("not a manager's certificate")
+        return _identified("registration", common, certificate)
+
     def _certificate(self, which: str) -> x509.Certificate:
         return files.load_certificates(self._folder / f"{which}.pem")[0]
 
@@ -202,6 +218,6 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
 
 
 def _identified(
-    kind: Literal["device", "factory"], name: str, certificate: x509.Certificate
+    kind: Literal["device", "factory", "registration"], name: str, certificate: x509.Certificate
 ) -> Identified:
     return Identified(kind, name, serial_text(certificate), fingerprint(certificate), certificate)

@@ -97,6 +97,18 @@ class LocalAuthority(Chain):
         issuer = self._load("factory", self.factory)
         return self._issue(passes.FACTORY, subject, (), public_key, issuer, now)
 
+    def issue_registration(
+        self,
+        name: str,
+        names: tuple[x509.GeneralName, ...],
+        public_key: ec.EllipticCurvePublicKey,
+        now: float | None = None,
+    ) -> x509.Certificate:
+        """A certificate for the manager ``name``, which speaks to us for its devices."""
+        subject = passes.registration_subject(name)
+        days = self._config.server_days
+        return self._issue(passes.REGISTRATION, subject, names, public_key, self._issuer, now, days)
+
     def issue_responder(
         self, public_key: ec.EllipticCurvePublicKey, now: float | None = None
     ) -> x509.Certificate:

@@ -22,6 +22,8 @@ from keyferry_manager.problems import AuthorityProblem
 
 _MINUTE = 60
 _DAY = 86400
+# What every signature of ours is over.
+HASH = hashes.SHA256()
 # A device's clock may be behind the manager's by this much, in seconds.
 _LEAF_BACKDATED = 10 * _MINUTE
 _CA_BACKDATED = _DAY
@@ -54,6 +56,17 @@ DEVICE = Profile("device", 90, usage=(ExtendedKeyUsageOID.CLIENT_AUTH,))
 FACTORY = Profile("factory", 10 * 365, usage=(ExtendedKeyUsageOID.CLIENT_AUTH,))
 # Short, because nobody asks whether a responder itself was revoked (RFC 6960, section 4.2.2.2.1).
 OCSP = Profile("ocsp", 7, usage=(ExtendedKeyUsageOID.OCSP_SIGNING,))
+# A manager whose CA stands apart: a server to its devices, and to the CA a client that may speak
+# for them (id-kp-cmcRA: RFC 6402, section 2.10; RFC 7030, section 3.7).
+REGISTRATION = Profile(
+    "registration",
+    365,
+    usage=(
+        ExtendedKeyUsageOID.SERVER_AUTH,
+        ExtendedKeyUsageOID.CLIENT_AUTH,
+        x509.ObjectIdentifier("1.3.6.1.5.5.7.3.28"),
+    ),
+)
 _EXTRAS: dict[str, tuple[type[x509.ExtensionType], ...]] = {
     "device": (x509.CRLDistributionPoints, x509.AuthorityInformationAccess),
     "ocsp": (x509.OCSPNoCheck,),
@@ -135,7 +148,10 @@ def validate(draft: Draft, issuer: Issuer, realm: str, now: float) -> None:
         expected = [] if draft.profile == FACTORY else [_uri(identity(name, realm))]
         if list(draft.alternative_names) != expected:
             raise AuthorityProblem("a device's certificate carries its own identity only.")
-    elif draft.profile == SERVER and x509.DNSName(realm) not in draft.alternative_names:
+    elif (
+        draft.profile in (SERVER, REGISTRATION)
+        and x509.DNSName(realm) not in draft.alternative_names
+    ):
         raise AuthorityProblem("the server's certificate must carry the realm.")
     allowed = _EXTRAS.get(draft.profile.kind, ())
     if not all(isinstance(extra, allowed) for extra in draft.extras):
@@ -169,7 +185,7 @@ def sign(draft: Draft, issuer: Issuer) -> x509.Certificate:
         builder = builder.add_extension(names, critical=False)
     for extra in draft.extras:
         builder = builder.add_extension(extra, critical=False)
-    return builder.sign(issuer.key, hashes.SHA256())
+    return builder.sign(issuer.key, HASH)
 
 
 def enforce(certificate: x509.Certificate, draft: Draft, issuer: Issuer) -> x509.Certificate:
@@ -253,6 +269,16 @@ def responder_subject() -> x509.Name:
 def server_subject() -> x509.Name:
     """The subject of the manager's own certificate: what counts is in its alternative names."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Keyferry {MANAGER}")])
+
+
+def registration_subject(name: str) -> x509.Name:
+    """The subject of a manager's certificate from a CA that stands apart."""
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "registration authority"),
+            x509.NameAttribute(NameOID.COMMON_NAME, check_name(name)),
+        ]
+    )
 
 
 def _uri(text: str) -> x509.GeneralName:

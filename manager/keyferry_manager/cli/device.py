@@ -1,5 +1,6 @@
 """``keyferry device``: add devices, and look at them."""
 
+import asyncio
 import json
 import os
 import secrets
@@ -8,15 +9,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from rich.table import Table
 from rich.text import Text
 
-from keyferry_manager.authority import LocalAuthority, fingerprint, serial_text
+from keyferry_manager.authority import LocalAuthority, fingerprint, open_authority, serial_text
+from keyferry_manager.authority.chain import Chain
 from keyferry_manager.authority.files import PRIVATE, sync_directory, write_new
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
@@ -43,6 +48,9 @@ from keyferry_manager.cli.base import (
 from keyferry_manager.config import Config
 from keyferry_manager.enrolment import new_token, token_hash
 from keyferry_manager.problems import ConfigProblem, Problem
+
+if TYPE_CHECKING:
+    from keyferry_manager.authority.remote import RemoteAuthority
 
 commands = typer.Typer(
     cls=ProblemGroup, help="Add devices, and look at them.", no_args_is_help=True
@@ -118,7 +126,7 @@ def add(
     if expires is not None and not token:
         raise typer.BadParameter("--expires goes with --token.")
     config = Config.load(home)
-    authority = LocalAuthority(config)
+    authority = open_authority(config)
     folder = out or (Path(name) if factory else None)
     entries = []
     if folder is not None:
@@ -176,7 +184,7 @@ def _show_added(name: str, folder: Path | None, secret: str, ends: str, home: Pa
 
 def _common_files(
     config: Config,
-    authority: LocalAuthority,
+    authority: Chain,
     name: str,
     host: str | None,
     mqtt_port: int | None,
@@ -207,10 +215,13 @@ def _common_files(
 
 
 def _factory_identity(
-    authority: LocalAuthority, name: str, now: int
+    authority: "LocalAuthority | RemoteAuthority", name: str, now: int
 ) -> tuple[dict[str, Any], list[tuple[str, bytes, int]]]:
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = authority.issue_factory(name, key.public_key(), now)
+    if isinstance(authority, LocalAuthority):
+        certificate = authority.issue_factory(name, key.public_key(), now)
+    else:
+        certificate = asyncio.run(_factory_from_ca(authority, name, key))
     identity = {
         "fingerprint": fingerprint(certificate),
         "serial": serial_text(certificate),
@@ -222,6 +233,18 @@ def _factory_identity(
         ("factory.key", private, PRIVATE),
         ("factory.crt", certificate.public_bytes(Encoding.DER), 0o644),
     ]
+
+
+async def _factory_from_ca(
+    authority: "RemoteAuthority", name: str, key: ec.EllipticCurvePrivateKey
+) -> x509.Certificate:
+    """The CA has the factory CA's key; the device's stays here, on its way to the device."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, SHA256())
+    try:
+        return await authority.issue_factory(name, request.public_bytes(Encoding.DER))
+    finally:
+        await authority.close()
 
 
 def _write_files(

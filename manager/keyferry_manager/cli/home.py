@@ -17,6 +17,7 @@ from rich.text import Text
 
 from keyferry_manager import logs
 from keyferry_manager.authority import LocalAuthority
+from keyferry_manager.authority.chain import Chain
 from keyferry_manager.authority.files import sync_directory, write_new
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
@@ -67,8 +68,11 @@ def init(
         typer.Option(parser=host_parser, metavar="HOST", help="Where devices reach this manager."),
     ] = None,
     authority: Annotated[
-        Literal["local", "pkcs11"],
-        typer.Option(help="Where the key of the issuing CA is: a file, or a token that signs."),
+        Literal["local", "pkcs11", "est"],
+        typer.Option(
+            help="Where the key of the issuing CA is: a file, a token that signs, or a CA that "
+            "stands apart and is asked by EST."
+        ),
     ] = "local",
     pkcs11_module: Annotated[
         Path | None,
@@ -88,14 +92,48 @@ def init(
             help="pkcs11: a file with the PIN, mode 0600. Without it: KEYFERRY_PKCS11_PIN.",
         ),
     ] = None,
+    role: Annotated[
+        Literal["manager", "ca", "directory"],
+        typer.Option(
+            help="ca: for `keyferry ca serve`, which signs for other managers; directory: for "
+            "`keyferry directory serve`, which keeps their public keys."
+        ),
+    ] = "manager",
+    ca_url: Annotated[
+        str, typer.Option(metavar="URL", help="est: as in https://ca.plant.example:9443.")
+    ] = "",
+    ca_root: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="est: the CA's ca/root.pem, which you brought here."),
+    ] = None,
+    ca_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="est: what `keyferry ca add` made: name and token."),
+    ] = None,
+    directory_socket: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep public keys behind `keyferry directory serve`."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a manager's home: CA, server certificate, database and configuration.
 
     It is made whole or not at all, and nothing that exists is overwritten.
     """
+    registered_as, token, root = "", "", b""
+    if authority == "est":
+        if role != "manager" or not (ca_url and ca_root and ca_token_file):
+            raise typer.BadParameter(
+                "--authority est needs --ca-url, --ca-root and --ca-token-file, and no --role."
+            )
+        root = _read(ca_root)
+        registered_as, _, token = _read(ca_token_file).decode(errors="replace").partition(":")
     text = template(
         realm,
+        role=role,
+        directory_socket=_whole(directory_socket),
+        est_url=ca_url,
+        registered_as=registered_as,
         listen_host=host,
         mqtt_port=mqtt_port,
         est_port=est_port,
@@ -115,22 +153,34 @@ def init(
             f"{directory} exists already and is not overwritten: choose another directory, or "
             "move it away."
         )
-    made_authority = _make_home(directory, text)
-    made = {
+    made_authority = _make_home(directory, text, root, token.strip())
+    made: dict[str, str | None] = {
         "home": str(directory),
         "realm": realm,
         "config": str(directory / FILE_NAME),
-        "root_certificate": str(directory / "ca" / "root.pem"),
-        "root_expires": utc(made_authority.root.not_valid_after_utc.timestamp()),
-        "issuing_expires": utc(made_authority.issuing.not_valid_after_utc.timestamp()),
-        "factory_expires": utc(made_authority.factory.not_valid_after_utc.timestamp()),
     }
+    if made_authority is not None:
+        made |= _authority_made(directory, made_authority)
     if as_json:
         write_json(made)
         return
-    write(Text(f"A manager for {realm}, in {directory}", style="bold"))
+    _show_made(directory, realm, authority, role)
+
+
+def _authority_made(directory: Path, authority: Chain) -> dict[str, str | None]:
+    return {
+        "root_certificate": str(directory / "ca" / "root.pem"),
+        "root_expires": utc(authority.root.not_valid_after_utc.timestamp()),
+        "issuing_expires": utc(authority.issuing.not_valid_after_utc.timestamp()),
+        "factory_expires": utc(authority.factory.not_valid_after_utc.timestamp()),
+    }
+
+
+def _show_made(directory: Path, realm: str, authority: str, role: str) -> None:
+    what_it_is = "CA" if role == "ca" else role
+    write(Text(f"A {what_it_is} for {realm}, in {directory}", style="bold"))
     in_token = "; its key is in the token" if authority == "pkcs11" else ""
-    for name, what in (
+    files = [
         (FILE_NAME, "the settings, with comments"),
         (POLICY_NAME, "who may do what with whom; it allows nothing yet"),
         ("ca/root.*", "root CA: the one thing that devices trust"),
@@ -138,12 +188,28 @@ def init(
         ("ca/factory.*", "factory CA: signs what lets a device enrol"),
         ("server.pem", "the server's key and certificate, renewed by itself"),
         ("keyferry.db", "devices, certificates, rules, audit trail"),
-    ):
+    ]
+    if role == "ca":
+        files = [item for item in files if item[0] != POLICY_NAME]
+    if role == "directory":
+        files = [files[0], ("keyferry.db", "certificates and public keys")]
+    for name, what in files:
         write(Text(f"  {name:14} {what}"))
     option = home_option(_shown(directory))
     write()
-    write(Text("Keep a copy of ca/ where nobody else can read it: the keys are not encrypted."))
+    if role == "directory":
+        write("Next:")
+        write(Text(f"  keyferry directory serve{option}"))
+        return
+    if authority == "est":
+        write(Text("No key of a CA is here: they stay with the CA that stands apart."))
+    else:
+        write(Text("Keep a copy of ca/ where nobody else can read it: the keys are not encrypted."))
     write("Next:")
+    if role == "ca":
+        write(Text(f"  keyferry ca serve{option}"))
+        write(Text(f"  keyferry ca add manager-1 --out manager-1.token{option}"))
+        return
     write(Text(f"  keyferry serve{option}"))
     write(Text(f"  keyferry device add pump-7 --factory{option}"))
 
@@ -152,7 +218,14 @@ def _whole(path: Path | None) -> str:
     return "" if path is None else str(path.absolute())
 
 
-def _make_home(directory: Path, text: str) -> LocalAuthority:
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigProblem(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _make_home(directory: Path, text: str, root: bytes, token: str) -> Chain | None:
     building = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +233,7 @@ def _make_home(directory: Path, text: str) -> LocalAuthority:
         config = Config.parse(text, building)
         write_new(building / FILE_NAME, text.encode(), 0o600)
         write_new(building / POLICY_NAME, POLICY_TEMPLATE.encode(), 0o600)
-        authority = LocalAuthority.create(config)
+        authority = _make_authority(config, root, token)
         asyncio.run(_make_database(config))
         sync_directory(building)
         # Replaces an empty directory, and fails on one that somebody filled in the meantime.
@@ -173,6 +246,17 @@ def _make_home(directory: Path, text: str) -> LocalAuthority:
         shutil.rmtree(building, ignore_errors=True)
         raise
     return authority
+
+
+def _make_authority(config: Config, root: bytes, token: str) -> Chain | None:
+    if config.role == "directory":
+        return None
+    if config.authority != "est":
+        return LocalAuthority.create(config)
+    from keyferry_manager.authority.remote import RemoteAuthority  # its HTTP client loads slowly
+
+    asyncio.run(RemoteAuthority.create(config, root, token))
+    return RemoteAuthority(config)
 
 
 async def _make_database(config: Config) -> None:

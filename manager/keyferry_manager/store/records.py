@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Admission = Literal["factory", "token", "renewal"]
+# "registration": at a CA, for a device that one of its managers introduced.
+Admission = Literal["factory", "token", "renewal", "registration"]
 Outcome = Literal["ok", "refused", "failed"]
 SessionState = Literal["offered", "established", "ended"]
 ApprovalState = Literal["waiting", "approved", "denied"]
@@ -123,6 +124,15 @@ class ApiToken:
     created_at: int
     expires_at: int
     created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationAuthority:
+    """A manager that this CA signs for. ``hosts`` may stand in its own certificate."""
+
+    name: str
+    hosts: tuple[str, ...]
+    created_at: int
 
 
 @dataclass(frozen=True, slots=True)

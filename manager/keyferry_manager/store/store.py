@@ -25,6 +25,7 @@ from keyferry_manager.store.migrate import migrate
 from keyferry_manager.store.pages import Pages
 from keyferry_manager.store.policies import Policies
 from keyferry_manager.store.presence import Presences, write_keys, write_links
+from keyferry_manager.store.published import Published
 from keyferry_manager.store.records import (
     AgreementKey,
     AllowRule,
@@ -37,6 +38,7 @@ from keyferry_manager.store.records import (
     SessionRow,
     Token,
 )
+from keyferry_manager.store.registration import Registration
 from keyferry_manager.store.statements import append_audit, touch, upsert
 
 _Record = TypeVar("_Record")
@@ -60,6 +62,10 @@ class Store:
         # Lists, a page at a time.
         self.pages = Pages(self._reading)
         self.api_tokens = ApiTokens(self._reading, self._writing)
+        # In the home of a CA that stands apart: the managers that it signs for.
+        self.registration = Registration(self._reading, self._writing)
+        # In the home of a directory: what managers published.
+        self.published = Published(self._reading, self._writing)
 
     @classmethod
     def open(cls, url: str) -> Self:

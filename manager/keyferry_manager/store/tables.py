@@ -103,6 +103,26 @@ approvals = Table(
     Column("decided_at", Double, nullable=True),
 )
 
+# In the home of a CA: the managers (registration authorities) that it signs for. Each is in
+# ``devices`` too, so that its own certificates are recorded, renewed and revoked like any other.
+registration_authorities = Table(
+    "registration_authorities",
+    metadata,
+    Column("name", _Name, ForeignKey("devices.name"), primary_key=True),
+    # The names and addresses that its certificate may carry, besides those that all have.
+    Column("hosts", JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+# Which of them introduced a device: nobody else renews or revokes it.
+introduced = Table(
+    "introduced",
+    metadata,
+    Column("device", _Name, ForeignKey("devices.name"), primary_key=True),
+    Column("authority", _Name, ForeignKey("registration_authorities.name"), nullable=False),
+    Column("at", Double, nullable=False),
+)
+
 # Numbers that only grow, by name.
 counters = Table(
     "counters",

@@ -19,7 +19,7 @@ from keyferry_core.errors import (
     name_of,
 )
 from keyferry_core.names import check_name
-from keyferry_core.suite import Crypto
+from keyferry_core.suite import for_board
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from keyferry_agent.config import Config
     from keyferry_agent.messages import Messages
     from keyferry_agent.sessions import PeerSession, Sessions
+    from keyferry_core.suite import Crypto
 
 # Seconds to wait for the manager's answer to a request, and for a peer's to connect().
 ANSWER_TIMEOUT = 15
@@ -85,8 +86,9 @@ class Agent:
 
     ``events(event, **fields)`` is told what happens; no field is ever a secret. Each call has
     ``ms``, milliseconds since the agent was made. ``crypto`` is a backend with the methods of
-    ``suite.Crypto``, by default that one with ``os.urandom``. ``carrier`` and ``enrolment`` take
-    the place of MQTT and EST, in tests and for other links. ``config`` is there after ``start``.
+    ``suite.Crypto``, by default the board's or that one (``suite.for_board``). ``carrier`` and
+    ``enrolment`` take the place of MQTT and EST, in tests and for other links. ``config`` is there
+    after ``start``.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Agent:
     ) -> None:
         self.config: Config | None = None
         self.sessions: Sessions | None = None
-        self.crypto = crypto or Crypto(os.urandom)
+        self.crypto = crypto or for_board(os.urandom)
         self._folder = folder
         self._events = events
         self._ms = clock.stopwatch()

@@ -103,10 +103,8 @@ async def obtain(
     if config.profile != "cert-only":
         ready.agreement, ready.endorsed = _agreement(store, crypto, event, ready)
     if secure:
-        from keyferry_core.csr import private_key_der
-
         ready.root = files.root(config)
-        ready.key = private_key_der(ready.private, ready.public)
+        ready.key = crypto.tls_key(ready.private, ready.public)
     return ready
 
 

@@ -4,8 +4,8 @@ import importlib.util
 from pathlib import Path
 
 PACKAGES = ("keyferry_core", "keyferry_agent")
-# The manager's backend of the core: it needs CPython's 'cryptography'.
-CPYTHON_ONLY = ("keyferry_core/suite_cryptography.py",)
+# The manager's backend, which needs CPython's 'cryptography', and the fake of a board's.
+CPYTHON_ONLY = ("keyferry_core/suite_cryptography.py", "keyferry_core/suite_slots.py")
 
 
 def package_folder(package: str) -> Path:

@@ -2,11 +2,12 @@
 
 ``Crypto`` does it in Python on any board. What has its own way (a secure element, a native module,
 ``suite_cryptography`` on CPython) is a class with the same methods, given to the agent or to a
-session in place of this one; nothing else in the core knows the difference. Such a class
+session in place of this one, or found by ``for_board``; nothing else in the core knows the
+difference. ``suite_slots`` is a fake of one, and docs/boards.md shows how to write it. Such a class
 
 - may subclass ``Crypto`` and replace only what its hardware does;
 - may hand out as ``private`` any bytes that stand for a key, such as the number of a slot: the
-  core stores them and gives them back, and looks inside only to export a key for TLS;
+  core stores them and gives them back, and never looks inside;
 - raises the errors named here, and lets no exception of its driver through;
 - keeps tests/core/test_suite.py passing.
 """
@@ -78,6 +79,16 @@ class Crypto:
         """Whether the ES256 signature is good. Malformed keys and signatures are False."""
         return p256.verify(public, message, signature)
 
+    def tls_key(self, private: bytes, public: bytes) -> bytes:
+        """What the platform's TLS loads as the key of the link's certificate: SEC1 DER.
+
+        LocalError("bad-argument") when the private key is not there to be exported.
+        """
+        # needed once a start
+        from keyferry_core.csr import private_key_der
+
+        return private_key_der(private, public)
+
     def seal(self, alg: int, key: bytes, nonce: bytes, aad: bytes, plaintext: bytes) -> bytes:
         """Ciphertext and tag. ``alg`` is 10 or 30, ``key`` has 16 bytes, ``nonce`` 13."""
         return ccm.encrypt(key, check_nonce(nonce), aad, plaintext, tag_length(alg))
@@ -85,3 +96,12 @@ class Crypto:
     def open(self, alg: int, key: bytes, nonce: bytes, aad: bytes, ciphertext: bytes) -> bytes:
         """The plaintext. AuthenticationError when the tag does not verify."""
         return ccm.decrypt(key, check_nonce(nonce), aad, ciphertext, tag_length(alg))
+
+
+def for_board(random: "Random") -> Crypto:
+    """What the board's module ``keyferry_board`` makes by ``crypto(random)``, else ``Crypto``."""
+    try:
+        from keyferry_board import crypto  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return Crypto(random)
+    return crypto(random)

@@ -2,17 +2,20 @@
 """Two agents and a hub: sessions, queues and bounds, and a manager or a peer that misbehaves."""
 
 import asyncio
+import os
 
 from keyferry_agent import agent as agent_module
 from keyferry_agent import clock
 from keyferry_agent import sessions as sessions_module
 from keyferry_agent.clock import uptime
 from keyferry_agent.errors import LinkError, SessionEnded
+from keyferry_agent.store import Store
 from keyferry_core import cbor, p256
 from keyferry_core import signalling as s
 from keyferry_core.errors import DecodeError, LocalError, RemoteError, code_of
 from keyferry_core.records import MAX_FORGED, MAX_RECORDS
 from keyferry_core.session import Responder, rejection
+from keyferry_core.suite_slots import SlotCrypto
 from support.agent_kit import NOW, Hub, Party, certificate, fails, introduce, run, set_clock, until
 from support.portable import raises
 
@@ -324,6 +327,23 @@ def test_a_peer_that_refuses_every_suite_is_asked_twice():
             assert error.name == "key-exchange-failed"
             assert hub.types().count("connect") == 2
             assert a.agent.sessions.count() == 0
+
+    run(main())
+
+
+def test_keys_in_a_secure_element():
+    async def main():
+        hub = Hub()
+        a, b = Party(hub, "panel-1"), Party(hub, "pump-7")
+        for party in (a, b):
+            store = Store(party.folder.path)
+            name, realm, private, certified, issuer = store.identity
+            store.set_identity(name, realm, b"\x00", certified, issuer)
+            party.agent.crypto = SlotCrypto(os.urandom, [private])
+        async with a, b:
+            session, other = await introduce(a, b)
+            await session.send(b"x")
+            assert await other.recv() == b"x"
 
     run(main())
 

@@ -5,8 +5,10 @@ import os
 
 from keyferry_core import iana, suite
 from keyferry_core._compat import CPYTHON
+from keyferry_core.csr import parse_private_key
 from keyferry_core.edhoc.messages import SUITES
 from keyferry_core.errors import AuthenticationError, LocalError
+from keyferry_core.suite_slots import SlotCrypto
 from support.portable import raises, vectors
 
 unhex = bytes.fromhex
@@ -14,33 +16,6 @@ KEY = bytes(range(16))
 NONCE = bytes(range(13))
 ALGORITHMS = ((iana.AES_CCM_16_64_128, 8), (iana.AES_CCM_16_128_128, 16))
 N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-
-
-class SlotCrypto(suite.Crypto):
-    """A backend as a secure element makes one: keys stay inside, callers hold a slot's number."""
-
-    def __init__(self, random):
-        super().__init__(random)
-        self._slots = []
-
-    def _inside(self, private):
-        if not isinstance(private, bytes) or len(private) != 1 or private[0] >= len(self._slots):
-            raise LocalError("bad-argument", "no such slot")
-        return self._slots[private[0]]
-
-    def generate(self):
-        private, public = super().generate()
-        self._slots.append(private)
-        return bytes([len(self._slots) - 1]), public
-
-    def public_key(self, private):
-        return super().public_key(self._inside(private))
-
-    def ecdh(self, private, peer):
-        return super().ecdh(self._inside(private), peer)
-
-    def sign(self, private, message):
-        return super().sign(self._inside(private), message)
 
 
 def backends():
@@ -51,6 +26,29 @@ def backends():
 
         result.append(CryptographyCrypto(os.urandom))
     return result
+
+
+def test_a_boards_own_backend_is_found():
+    import sys
+
+    class Board:
+        crypto = SlotCrypto
+
+    assert type(suite.for_board(os.urandom)) is suite.Crypto
+    sys.modules["keyferry_board"] = Board
+    try:
+        assert type(suite.for_board(os.urandom)) is SlotCrypto
+    finally:
+        del sys.modules["keyferry_board"]
+
+
+def test_a_key_for_tls():
+    crypto = suite.Crypto(os.urandom)
+    private, public = crypto.generate()
+    assert parse_private_key(crypto.tls_key(private, public)) == (private, public)
+    # what is inside does not come out
+    element = SlotCrypto(os.urandom)
+    raises(LocalError, element.tls_key, *element.generate())
 
 
 def test_edhoc_suites():

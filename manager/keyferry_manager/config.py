@@ -21,6 +21,9 @@ from keyferry_manager.problems import ConfigProblem
 FILE_NAME = "keyferry.toml"
 DATABASE_NAME = "keyferry.db"
 
+# Host, perhaps a port, perhaps a path: no user, no query, nothing but printable ASCII.
+_HOOK_URL = re.compile(r"https://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?(/[!-~]*)?")
+
 _HEADER = """\
 # Keyferry manager. Every setting stands here with its default value; change what you need and
 # start the manager again. A key that Keyferry does not know is an error, so typing mistakes show.
@@ -141,7 +144,18 @@ class Config:
         "input, exit status 0 allows, 1 refuses. Anything else, and a late answer, refuses too.",
     )
     hook_seconds: int = _setting(
-        5, "enrolment.hook_seconds", "Longest time for that command.", 1, 60
+        5, "enrolment.hook_seconds", "Longest time for that command, or that call.", 1, 60
+    )
+    hook_url: str = _setting(
+        "",
+        "enrolment.hook_url",
+        "An HTTPS URL that is asked instead: the same JSON by POST; 200 or 204 allows, 403\n"
+        "refuses.",
+    )
+    hook_ca_file: str = _setting(
+        "",
+        "enrolment.hook_ca_file",
+        "CAs for that server's certificate, PEM, a whole path. Empty: those of the system.",
     )
     enrolments_per_hour: int = _setting(
         20, "enrolment.per_device_per_hour", "Certificates that one device may get.", 1, 10000
@@ -411,6 +425,8 @@ def _checked(source: str, key: str, value: object, item: Any) -> object:
     choices = item.metadata["choices"]
     if choices and value not in choices:
         raise ConfigProblem(f"{where} must be one of {', '.join(choices)}.")
+    if key == "enrolment.hook_url" and value and not _HOOK_URL.fullmatch(value):
+        raise ConfigProblem(f"{where} must be like https://inventory.plant.example/check.")
     if key in ("certificates.public_url", "authority.est_url") and value:
         _check_url(value, where)
     if key == "api.listen" and value:

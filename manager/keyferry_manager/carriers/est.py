@@ -37,7 +37,7 @@ from keyferry_manager.carriers.tls import ChannelPeer
 from keyferry_manager.config import Config
 from keyferry_manager.directory import Directory, DirectoryUnavailable
 from keyferry_manager.enrolment import Pending, Refused
-from keyferry_manager.hook import Hook
+from keyferry_manager.hook import open_hook
 from keyferry_manager.logs import log
 from keyferry_manager.problems import AuthorityUnavailable
 from keyferry_manager.store import Admission, AuditEntry, Store
@@ -84,13 +84,13 @@ class Est:
         self._clock = clock
         self._by_credential = RateLimit(config.failures_per_minute, time.monotonic)
         self._issued = RateLimit(config.address_enrolments_per_hour, time.monotonic, 3600.0)
-        self._hook = Hook(config.hook, config.hook_seconds)
+        self._hook = open_hook(*_hook_settings(config))
         self._limit = RateLimit(config.failures_per_minute, time.monotonic)
 
     def adopt(self, config: Config) -> None:
         """Other settings, from now on. What was counted stays counted."""
-        if (config.hook, config.hook_seconds) != (self._config.hook, self._config.hook_seconds):
-            self._hook = Hook(config.hook, config.hook_seconds)
+        if _hook_settings(config) != _hook_settings(self._config):
+            self._hook = open_hook(*_hook_settings(config))
         self._config = config
         for limit in (self._by_credential, self._limit):
             limit.bound(config.failures_per_minute)
@@ -325,6 +325,10 @@ class Est:
             realm = self._config.realm
             headers["WWW-Authenticate"] = f'Basic realm="{realm}", charset="UTF-8"'
         return error_response(refused, headers)
+
+
+def _hook_settings(config: Config) -> tuple[tuple[str, ...], str, float, str]:
+    return config.hook, config.hook_url, config.hook_seconds, config.hook_ca_file
 
 
 def _factory_key(identified: Identified | None) -> str | None:

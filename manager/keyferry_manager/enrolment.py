@@ -6,9 +6,7 @@ whoever asked; its ``detail`` is for the log and the audit trail.
 
 import base64
 import binascii
-import hashlib
 import hmac
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,9 +20,8 @@ from keyferry_core.names import check_name, identity
 from keyferry_manager.authority import Identified, key_digest
 from keyferry_manager.authority.files import UNREADABLE
 from keyferry_manager.store import Approval, Certificate, FactoryIdentity, Revoked, Token
+from keyferry_manager.tokens import token_hash
 
-_TOKEN_PREFIX = "kft_"
-_TOKEN_BYTES = 20  # 160 bits
 _MAX_AUTHORIZATION = 512
 _STRONG = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
@@ -48,21 +45,6 @@ class Request:
 
 
 # one-time tokens
-
-
-def new_token() -> str:
-    """A fresh token, to be shown once: 160 random bits that a person can type."""
-    digits = base64.b32encode(secrets.token_bytes(_TOKEN_BYTES)).decode().lower()
-    return _TOKEN_PREFIX + digits
-
-
-def token_hash(token: str) -> str:
-    """What the store keeps of a token.
-
-    One SHA-256 is right here. A slow, salted hash protects what people choose, because that can
-    be guessed; nobody guesses 160 random bits, at whatever speed, and no two are alike.
-    """
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def parse_basic(authorization: str) -> tuple[str, str]:

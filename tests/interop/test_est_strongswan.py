@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from keyferry_manager.enrolment import new_token, token_hash
+from keyferry_manager.tokens import new_token, token_hash
 from support.manager_kit import Home, Running
 
 pytestmark = pytest.mark.needs("pki")

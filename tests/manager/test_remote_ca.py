@@ -275,6 +275,7 @@ def test_without_the_ca_a_device_is_told_to_come_again(
     assert (refused.status, refused.error) == (503, "internal")
     assert 0 < int(refused.headers["retry-after"]) <= 3600
     assert b"certificate authority does not answer" in refused.body
+    until(lambda: bool(audit(manager.home, "enrolment-failed")), 40)
     (entry,) = audit(manager.home, "enrolment-failed")
     assert (entry["outcome"], entry["name"]) == ("failed", "pump-7")
     # a revocation while the CA is away is told to it when it is back

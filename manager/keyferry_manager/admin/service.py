@@ -18,11 +18,11 @@ from keyferry_manager.admin import policies, values
 from keyferry_manager.admin.paging import PAGE, decode, page
 from keyferry_manager.admin.scopes import check_covered, check_scopes, check_token_name
 from keyferry_manager.config import Config
-from keyferry_manager.enrolment import new_token, token_hash
 from keyferry_manager.policy import FILE_NAME, WHATS, Policy, digest
 from keyferry_manager.problems import Conflict, Invalid, NotFound
 from keyferry_manager.store.records import ApiToken, FactoryIdentity, Reason
 from keyferry_manager.store.statements import by
+from keyferry_manager.tokens import new_token, token_hash
 
 if TYPE_CHECKING:
     from keyferry_manager.store import Store

@@ -32,9 +32,9 @@ from keyferry_manager.cli.base import (
     write_table,
 )
 from keyferry_manager.config import Config
-from keyferry_manager.enrolment import new_token, token_hash
 from keyferry_manager.problems import ConfigProblem, Problem, StoreProblem
 from keyferry_manager.store import RegistrationAuthority
+from keyferry_manager.tokens import new_token, token_hash
 
 if TYPE_CHECKING:
     from keyferry_manager.store import Store

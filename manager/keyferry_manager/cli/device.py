@@ -46,8 +46,8 @@ from keyferry_manager.cli.base import (
     write_json,
 )
 from keyferry_manager.config import Config
-from keyferry_manager.enrolment import new_token, token_hash
 from keyferry_manager.problems import ConfigProblem, Problem
+from keyferry_manager.tokens import new_token, token_hash
 
 if TYPE_CHECKING:
     from keyferry_manager.authority.remote import RemoteAuthority

@@ -38,6 +38,9 @@ else:
     def _since(start: int) -> int:
         return time.ticks_diff(time.ticks_us(), start)  # pyright: ignore[reportAttributeAccessIssue]
 
+    # Modules come and go here; collected often, what stays lies together and leaves long pieces.
+    gc.threshold(8192)
+
 
 # What this module itself needs; the rest of the core goes when another group is asked.
 _KEEP = ("", "_compat", "cbor", "errors", "utf8")

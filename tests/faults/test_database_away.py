@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import text
 
 from keyferry_core import signalling as sig
-from keyferry_manager.enrolment import new_token, token_hash
 from keyferry_manager.store.engine import open_engine
+from keyferry_manager.tokens import new_token, token_hash
 from support.command import answer
 from support.est_client import EstClient, csr, new_key
 from support.manager_kit import Home, until

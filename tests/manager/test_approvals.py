@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from keyferry_manager.authority import key_digest
 from keyferry_manager.cli import app
 from keyferry_manager.config import FILE_NAME, Config, template
-from keyferry_manager.enrolment import new_token, token_hash
 from keyferry_manager.problems import ConfigProblem
+from keyferry_manager.tokens import new_token, token_hash
 from support.est_client import Answer, EstClient, csr, new_key
 from support.manager_kit import REALM, Home, Running
 from support.pem_keys import key_of

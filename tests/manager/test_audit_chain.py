@@ -321,7 +321,10 @@ def test_tail_follows_what_is_written(tmp_path: Path):
     made = Home(tmp_path / "home")
     program = [sys.executable, "-m", "keyferry_manager", "audit", "tail", "--follow", "--json"]
     process = subprocess.Popen(
-        [*program, "--home", str(made.folder), "--event", "made"], stdout=subprocess.PIPE
+        [*program, "--home", str(made.folder), "--event", "made"],
+        stdout=subprocess.PIPE,
+        # what started the tests may ignore Ctrl-C, and a child would go on ignoring it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout is not None

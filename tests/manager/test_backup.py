@@ -18,8 +18,8 @@ from sqlalchemy import text
 
 from keyferry_core import signalling as sig
 from keyferry_manager.config import FILE_NAME, Config
-from keyferry_manager.enrolment import new_token, token_hash
 from keyferry_manager.store.engine import WRITES, open_engine
+from keyferry_manager.tokens import new_token, token_hash
 from support.command import answer, command
 from support.est_client import EstClient, csr, new_key
 from support.manager_kit import Credentials, Home, PahoDevice, Running

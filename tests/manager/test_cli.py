@@ -30,9 +30,9 @@ from keyferry_manager.authority import LocalAuthority, serial_text
 from keyferry_manager.cli import app
 from keyferry_manager.cli.base import printable
 from keyferry_manager.config import Config
-from keyferry_manager.enrolment import token_hash
 from keyferry_manager.problems import Problem
 from keyferry_manager.store import SessionRow, Store
+from keyferry_manager.tokens import token_hash
 
 PROGRAM = [sys.executable, "-c", "from keyferry_manager.cli import main; main()"]
 PORTS = ("--host", "127.0.0.1", "--mqtt-port", "0", "--est-port", "0")

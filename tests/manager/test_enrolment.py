@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from keyferry_manager import enrolment
+from keyferry_manager import enrolment, tokens
 from keyferry_manager.authority import key_digest
 from keyferry_manager.enrolment import Refused
 from keyferry_manager.store import Token
@@ -35,18 +35,18 @@ def basic(text: str) -> str:
 def token(
     secret: str, device: str = "pump-7", used: int | None = None, end: int = NOW + 1
 ) -> Token:
-    return Token(1, device, enrolment.token_hash(secret), NOW - 9, end, used, None)
+    return Token(1, device, tokens.token_hash(secret), NOW - 9, end, used, None)
 
 
 def test_tokens_are_long_random_and_easy_to_type():
-    tokens = {enrolment.new_token() for _ in range(100)}
-    assert len(tokens) == 100
-    for text in tokens:
+    made = {tokens.new_token() for _ in range(100)}
+    assert len(made) == 100
+    for text in made:
         assert text.startswith("kft_")
         assert len(text) == 36
         assert set(text[4:]) <= set("abcdefghijklmnopqrstuvwxyz234567")
-    assert len({enrolment.token_hash(text) for text in tokens}) == 100
-    assert not any(text in enrolment.token_hash(text) for text in tokens)
+    assert len({tokens.token_hash(text) for text in made}) == 100
+    assert not any(text in tokens.token_hash(text) for text in made)
 
 
 def test_the_right_token_is_found_among_many():

@@ -25,8 +25,8 @@ from keyferry_manager.authority import fingerprint, serial_text
 from keyferry_manager.carriers import est_wire
 from keyferry_manager.carriers import http as http_carrier
 from keyferry_manager.carriers.est_wire import CSR_ATTRIBUTES, RateLimit
-from keyferry_manager.enrolment import new_token, token_hash
 from keyferry_manager.store import FactoryIdentity
+from keyferry_manager.tokens import new_token, token_hash
 from support.est_client import PKCS10, PREFIX, Answer, EstClient, answer, csr, new_key, spoiled
 from support.manager_kit import REALM, Credentials, Home, Running
 

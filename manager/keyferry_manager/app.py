@@ -32,10 +32,12 @@ from keyferry_manager.carriers.tls import (
     TlsListener,
     server_context,
 )
+from keyferry_manager.certifier import Certifier
 from keyferry_manager.config import Config
 from keyferry_manager.directory import DirectoryUnavailable
 from keyferry_manager.directory.remote import KeysElsewhere, RemoteDirectory
 from keyferry_manager.identity import Identifier, Identity, RevokedSet
+from keyferry_manager.issuing import Issuing
 from keyferry_manager.logs import log
 from keyferry_manager.observe.listener import Counted, ObserveListener
 from keyferry_manager.observe.measures import Measures
@@ -207,7 +209,7 @@ class Manager:
             if listener is not None:
                 listener.limits = _link_limits(config)
         self._authority.adopt(config)
-        self._est.adopt(config)
+        self._issuing.adopt(config)
         if self._status is not None:
             self._status.adopt(config)
         self._api.adopt(config)
@@ -224,7 +226,8 @@ class Manager:
 
     def _unsent(self) -> int:
         links = [presence.link for presence in self.relay.registry]
-        return sum(link.unsent for link in links if isinstance(link, MqttLink))
+        unsent = sum(link.unsent for link in links if isinstance(link, MqttLink))
+        return unsent + len(self._certifier)
 
     async def _suspend(self) -> None:
         """Close the links, and leave to the next run what it can go on with."""
@@ -285,7 +288,13 @@ class Manager:
         await self._resume()
         await self._reload()
 
-        await self._listen_for_est(stack, writer)
+        self._issuing = issuing = Issuing(
+            config, store, self._authority, writer.entry, directory=self._directory
+        )
+        self._certifier = Certifier(self.relay, issuing.renew, self._authority.cacerts)
+        self.relay.certify = self._certifier.begin
+        stack.push_async_callback(self._certifier.stop)
+        await self._listen_for_est(stack)
         if config.sip_port >= 0:
             await self._listen_for_sip(stack)
         await self._listen_for_mqtt(stack)
@@ -312,11 +321,8 @@ class Manager:
         except DirectoryUnavailable as error:
             raise StoreProblem(f"{error}: start 'keyferry directory serve' first.") from None
 
-    async def _listen_for_est(self, stack: contextlib.AsyncExitStack, writer: BatchWriter) -> None:
-        self._est = Est(
-            self.config, self.store, self._authority, writer.entry, directory=self._directory
-        )
-        app = self._est.app()
+    async def _listen_for_est(self, stack: contextlib.AsyncExitStack) -> None:
+        app = Est(self.config.realm, self._authority, self._issuing).app()
         if isinstance(self._authority, LocalAuthority):
             self._status = Status(config=self.config, store=self.store, authority=self._authority)
             self._status.add_to(app)

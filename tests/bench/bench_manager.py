@@ -210,7 +210,7 @@ def many(home: Home, count: int) -> list[tuple[str, Credentials]]:
                 certificate = home.authority.issue_device(name, key.public_key())
                 await store.add_device(name)
                 await store.record_certificate(record(certificate, "token", time.time()))
-                made.append((name, home._write(key, certificate)))
+                made.append((name, home.saved(key, certificate)))
 
     asyncio.run(work())
     return made
@@ -307,7 +307,7 @@ class Run:
             await store.record_certificate(record(certificate, "token", time.time()))
 
         self.home.store(keep)
-        credentials = self.home._write(key, certificate)
+        credentials = self.home.saved(key, certificate)
         name = x509.UniformResourceIdentifier(f"sip:renews@{REALM}")
         request = csr(key, "renews", [name])
         bare = rivals.signing(self.home, self.core, request, self.seconds)

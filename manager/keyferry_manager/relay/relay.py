@@ -69,6 +69,10 @@ class Trail(Protocol):
 # What the steps of a key exchange are called in the audit trail.
 _STEPS = {sig.CONNECT: "exchange-asked", sig.ACCEPT: "exchange-accepted"}
 
+# Begins work on a PKCS#10 request of a link: ``answer`` or ``refuse`` follows, for the number.
+# RemoteError when it cannot begin.
+Certify = Callable[[Link, int, bytes], None]
+
 # A trace gets the link, the bytes, the checked map (None when there is none), the steps with their
 # outcomes, the outcome of all ("relayed", "answered" or an error's name) and what was sent.
 Trace = Callable[[Link, bytes, dict[int, Any] | None, list[tuple[str, str]], str, bytes], None]
@@ -101,6 +105,8 @@ class Relay:
         self.counters: Counter[str] = Counter()
         # Seconds from connect to message_3.
         self.exchanges = Histogram()
+        # Whoever makes certificates; without it devices are told that there is none here.
+        self.certify: Certify | None = None
         self.now = now
         self.wall = wall
         self._trail = trail
@@ -351,6 +357,16 @@ class Relay:
             link.send(_end(link.name, session_id, reason))
         return len(missed)
 
+    def answer(self, link: Link, message: dict[int, Any]) -> None:
+        """Send what a device asked for and got later than at once. A link that has ended, or
+        reads nothing, misses it."""
+        link.send(wire.encode({sig.FROM: MANAGER, sig.TO: link.name, **message}))
+
+    def refuse(self, link: Link, number: int, error: KeyferryError, hint: str = "") -> None:
+        """Say why a device does not get what it asked for. It is in the audit trail already."""
+        self.counters[error.name] += 1
+        link.send(self._error(link, error, {sig.ID: number}, hint))
+
     def report_route(self, passage: Passage, wrong: str) -> None:
         """Write down a route that differs from the one seen; the message goes on."""
         link = passage.link
@@ -415,13 +431,15 @@ class Relay:
             self._trail.refused(error.name, link.name, link.address, error.detail, **fields)
         link.send(self._error(link, error, message))
 
-    def _error(self, link: Link, error: KeyferryError, message: dict[int, Any]) -> bytes:
+    def _error(
+        self, link: Link, error: KeyferryError, message: dict[int, Any], hint: str = ""
+    ) -> bytes:
         answer: dict[int, Any] = {
             sig.TYPE: sig.ERROR,
             sig.FROM: MANAGER,
             sig.TO: link.name,
             sig.ERROR_CODE: error.code,
-            sig.TEXT: error.text,
+            sig.TEXT: f"{error.text} ({hint})" if hint else error.text,
         }
         for key in (sig.ID, sig.SESSION):
             # The id of a report is the other side's: it would be taken for one of our own.

@@ -383,12 +383,22 @@ def look_up(relay: "Relay", passage: Passage) -> str:
     return "online" if answer[sig.ONLINE] else "offline"
 
 
+def certify(relay: "Relay", passage: Passage) -> str:
+    """Have a certificate made. The answer comes when that is done: nothing here waits."""
+    if relay.certify is None:
+        raise RemoteError("unsupported", "no certificates here")
+    message = passage.message
+    relay.certify(passage.link, message[sig.ID], message[sig.REQUEST])
+    return "begun"
+
+
 Step = Callable[["Relay", Passage], str]
 
 # The whole way of each message that a device may send.
 PATHS: dict[int, tuple[Step, ...]] = {
     sig.REGISTER: (name, route, agreement, enter, deliver, catch_up),
     sig.RESOLVE: (name, registered, policy, known, look_up, deliver),
+    sig.CERTIFY: (name, registered, certify),
     sig.CONNECT: (
         name,
         registered,

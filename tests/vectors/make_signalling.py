@@ -44,8 +44,8 @@ UP = {
     "send, largest": {1: 11, 2: A, 3: B, 4: 3, 23: bytes(2048)},
     "delivered": {1: 12, 2: B, 3: A, 4: 3},
     "delivered not": {1: 12, 2: B, 3: A, 4: 3, 20: 10},
-    "certify": {1: 13, 2: A, 3: M, 4: 4, 25: bytes(300)},
-    "certify, largest": {1: 13, 2: A, 3: M, 4: 4, 25: bytes(2048)},
+    "certify": {1: 13, 2: A, 3: M, 4: 4, 26: bytes(300)},
+    "certify, largest": {1: 13, 2: A, 3: M, 4: 4, 26: bytes(2048)},
     "longest name": {1: 3, 2: "a" * 63, 3: M, 4: 0, 18: "b.c-d.9"},
 }
 DOWN = {
@@ -90,7 +90,7 @@ DOWN = {
     "error for a request": {1: 10, 2: M, 3: A, 4: 2, 20: 4, 21: "no device of this name"},
     "error for a session": {1: 10, 2: M, 3: A, 5: SESSION, 20: 3, 21: ""},
     "message": {1: 8, 2: B, 3: A, 5: SESSION, 11: bytes(19)},
-    "certified": {1: 14, 2: M, 3: A, 4: 4, 12: bytes(400), 26: bytes(420)},
+    "certified": {1: 14, 2: M, 3: A, 4: 4, 12: bytes(400), 27: bytes(420)},
 }
 CONNECT, REGISTER, MESSAGE = UP["connect"], UP["register"], UP["message with both"]
 
@@ -157,12 +157,12 @@ BAD_UP = {
     "delivered with data": (UP["delivered"] | {23: b""}, "malformed"),
     "delivered by a route": (UP["delivered"] | {13: [UP_LEG]}, "malformed"),
     "certify without id": (without(UP["certify"], 4), "malformed"),
-    "certify without a request": (without(UP["certify"], 25), "malformed"),
-    "certify of nothing": (UP["certify"] | {25: b""}, "malformed"),
-    "certify too much": (UP["certify"] | {25: bytes(2049)}, "malformed"),
-    "certify as text": (UP["certify"] | {25: "request"}, "malformed"),
+    "certify without a request": (without(UP["certify"], 26), "malformed"),
+    "certify of nothing": (UP["certify"] | {26: b""}, "malformed"),
+    "certify too much": (UP["certify"] | {26: bytes(2049)}, "malformed"),
+    "certify as text": (UP["certify"] | {26: "request"}, "malformed"),
     "certify by a device": (UP["certify"] | {3: B}, "malformed"),
-    "certify with an issuer": (UP["certify"] | {26: bytes(400)}, "malformed"),
+    "certify with an issuer": (UP["certify"] | {27: bytes(400)}, "malformed"),
     "certified by a device": (UP["certify"] | {1: 14}, "malformed"),
     "error 0": (UP["reject"] | {20: 0}, "malformed"),
     "text too long": (UP["reject"] | {21: "x" * 201}, "malformed"),

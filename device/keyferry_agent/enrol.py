@@ -85,6 +85,7 @@ async def simplereenroll(
     ``simpleenroll``. Until it returns, the old identity stays in the store.
     """
     private, public = renewal_key(store, crypto, event, new_key)
+    assert store.identity is not None
     _, _, current, certificate, _ = store.identity
     key = csr.private_key_der(current, x509.parse(certificate).public_key)
     exchange = _Exchange(config, certificate, key, opener, tls)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from keyferry_manager.store import Store
 
 Step = Literal["switch", "finish"]
+_COMING: dict[str, tuple[Step, ...]] = {"started": ("switch", "finish"), "switched": ("finish",)}
+# Devices looked at with one statement.
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +75,6 @@ async def rehearse(config: "Config", store: "Store", chain: Chain, now: float) -
     return [
         Rehearsal(step, counted, counted - len(found[step]), tuple(found[step])) for step in steps
     ]
-
-
-# Devices looked at with one statement.
-_AT_ONCE = 500
 
 
 def _unprepared(name: str, chain: Chain) -> Stranded:

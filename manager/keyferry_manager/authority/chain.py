@@ -88,8 +88,9 @@ class Chain:
         return found + [item for item in cross if item is not None]
 
     def cacerts_digest(self) -> bytes:
-        """What a device states that holds all of these, in this order: 8 bytes of SHA-256."""
-        return certificates_digest(self.cacerts())
+        """What a device states that holds all of these, and has its certificate from the CA that
+        signs now."""
+        return certificates_digest(self.issuing, self.cacerts())
 
     def over(self, identified: Identified) -> list[x509.Certificate]:
         """The CA certificates over a leaf that ``identify`` knew, up to the root."""
@@ -227,10 +228,14 @@ class Chain:
         return _identified("registration", common, certificate)
 
 
-def certificates_digest(certificates: Iterable[x509.Certificate]) -> bytes:
-    """8 bytes that stand for certificates in their order: SHA-256 over that of each."""
-    digests = b"".join(item.fingerprint(hashes.SHA256()) for item in certificates)
-    return hashlib.sha256(digests).digest()[:8]
+def certificates_digest(
+    issuing: x509.Certificate, certificates: Iterable[x509.Certificate]
+) -> bytes:
+    """8 bytes that stand for CA certificates, and for the one of them that signed whoever states
+    this: SHA-256 over that of ``issuing`` and those of all, sorted. PKCS #7 keeps no order."""
+    digests = sorted(item.fingerprint(hashes.SHA256()) for item in certificates)
+    first = issuing.fingerprint(hashes.SHA256())
+    return hashlib.sha256(first + b"".join(digests)).digest()[:8]
 
 
 def serial_text(certificate: x509.Certificate) -> str:

@@ -44,9 +44,7 @@ class Rehearsal:
 async def rehearse(config: "Config", store: "Store", chain: Chain, now: float) -> list[Rehearsal]:
     """The steps that are still to come, as they would go now. Nothing is changed."""
     phase = chain.state.phase
-    steps: list[Step] = {"started": ["switch", "finish"], "switched": ["finish"]}.get(
-        phase or "", []
-    )
+    steps = _COMING.get(phase or "", ())
     if not steps:
         return []
     holding = await store.presences.anchors()

@@ -283,6 +283,7 @@ class Manager:
                 raise ConfigProblem(f"cannot write the trace {path}: {error.strerror}.") from None
             stack.callback(trace.close)
         self.relay = Relay(relay_settings(config), self.trail, trace)
+        self.relay.anchors.current = self._authority.cacerts_digest()
         self._identifier = Identifier(self._authority, store, directory=self._directory)
         self.relay.keys.load(await self._agreement_keys())
         await self._resume()
@@ -303,6 +304,7 @@ class Manager:
         await self._api.start(stack)
         self._every(stack, _TICK, self._tick)
         self._every(stack, _RELOAD, self._reload)
+        self._every(stack, _TICK, self._roll_over)
         self._every(stack, _RENEWAL_CHECK, self._renew)
         self._every(stack, _HEADS, heads.keep)
         if isinstance(sink, KeysElsewhere):
@@ -424,11 +426,13 @@ class Manager:
         """
         if not revoked or not isinstance(self._authority, LocalAuthority):
             return b""  # only who has the key can sign one
-        issuing = self._authority.issuing
-        start = issuing.not_valid_before_utc.timestamp()
-        end = issuing.not_valid_after_utc.timestamp()
-        crl = self._authority.sign_revocations(revoked, 0, start, end)
-        return crl.public_bytes(Encoding.PEM)
+        lists = []  # OpenSSL wants one of each CA that issued to a client
+        for signer in self._authority.signers():
+            start = signer.issuing.not_valid_before_utc.timestamp()
+            end = signer.issuing.not_valid_after_utc.timestamp()
+            crl = signer.sign_revocations(revoked, 0, start, end)
+            lists.append(crl.public_bytes(Encoding.PEM))
+        return b"".join(lists)
 
     def _est_context(self) -> ssl.SSLContext:
         return server_context(
@@ -480,6 +484,13 @@ class Manager:
     async def _tick(self) -> None:
         self.relay.tick()
         self.trail.tick()
+        stated = self.relay.anchors.take()
+        if stated:
+            try:
+                await self.store.presences.state_anchors(stated, time.time())
+            except BaseException:
+                self.relay.anchors.put_back(stated)
+                raise
 
     async def _reload(self) -> None:
         """Take over revocations, names, rules and the policy when somebody changed them."""
@@ -508,6 +519,31 @@ class Manager:
         number = 0 if applied is None else applied.id
         fields = {"devices": len(names), "rules": len(pairs), "policy": number}
         log(_LOG, logging.INFO, "rules-loaded", **fields)
+
+    async def _roll_over(self) -> None:
+        """Go on with another phase of a CA's roll-over, when an operator began one."""
+        if not self._authority.reread():
+            return
+        await self._authority.keep_server()
+        # Who signs revocation lists, and which of them a handshake needs, has changed.
+        revoked = await self.store.life.all_revoked(time.time())
+        self._revoked_for_handshakes = await asyncio.to_thread(self._sign_for_handshakes, revoked)
+        self._renew_contexts()
+        self._end_unbelieved()
+        self.relay.anchors.current = self._authority.cacerts_digest()
+        state = self._authority.state
+        phase = state.phase or "aborted"
+        self.trail.ok("ca-rollover-taken-over", "", "", phase, generation=state.current or "1")
+
+    def _end_unbelieved(self) -> None:
+        """End the links whose certificate no CA of ours stands over any more."""
+        for presence in self.relay.registry:
+            if presence.link is None:
+                continue
+            try:
+                self._authority.identify(presence.link.certificate_der)
+            except KeyferryError:
+                self.relay.end_device(presence.name, "authentication-failed")
 
     async def _tell_listener(self, revoked: list[Revoked]) -> None:
         """Let handshakes refuse what is revoked, when that is not what they refuse already."""
@@ -549,10 +585,14 @@ class Manager:
         """Renew our own certificate when it is due, without a restart."""
         reason = await self._authority.keep_server()
         if reason:
-            self._new_link_context()
-            self._est_listener.replace_context(self._est_context())
-            self._api.renew()
+            self._renew_contexts()
             self.trail.ok("server-certificate-renewed", "", "", reason)
+
+    def _renew_contexts(self) -> None:
+        """Let every listener do its next handshakes with the certificates that there are now."""
+        self._new_link_context()
+        self._est_listener.replace_context(self._est_context())
+        self._api.renew()
 
 
 def _link_limits(config: Config) -> TlsLimits:

@@ -35,6 +35,7 @@ DATA = 23
 EDHOC_ERROR = 24
 REQUEST = 26
 ISSUER = 27
+ANCHORS = 28
 
 # types
 REGISTER = 1
@@ -66,6 +67,7 @@ MAX_RECORD = 8300
 MAX_PLAIN = 2048  # of a plain message
 SESSION_ID_LENGTH = 16
 INSTANCE_LENGTH = 8
+ANCHORS_LENGTH = 8
 MAX_ADDRESSES = 4
 
 # key: (name, kind, smallest, largest); sizes count bytes for "bytes", characters for "text"
@@ -97,12 +99,13 @@ FIELDS = {
     EDHOC_ERROR: ("edhoc_error", _BYTES, 1, 128),
     REQUEST: ("request", _BYTES, 1, 2048),
     ISSUER: ("issuer", _BYTES, 1, 2048),
+    ANCHORS: ("anchors", _BYTES, ANCHORS_LENGTH, ANCHORS_LENGTH),
 }
 
 # type: (name, required keys besides type, from and to; optional keys; keys only the manager adds)
 TYPES = {
-    REGISTER: ("register", (ID, INSTANCE, ADDRESSES), (EXPIRES, ROUTE, PUBLIC_KEY), ()),
-    REGISTERED: ("registered", (), (), (ID, EXPIRES, SEEN, INSTANCE)),
+    REGISTER: ("register", (ID, INSTANCE, ADDRESSES), (EXPIRES, ROUTE, PUBLIC_KEY, ANCHORS), ()),
+    REGISTERED: ("registered", (), (), (ID, EXPIRES, SEEN, INSTANCE, ANCHORS)),
     RESOLVE: ("resolve", (ID, NAME), (), ()),
     RESOLVED: (
         "resolved",

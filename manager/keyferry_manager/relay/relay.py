@@ -17,6 +17,7 @@ from keyferry_core.names import MANAGER
 from keyferry_manager.observe.measures import Histogram
 from keyferry_manager.policy import Rules
 from keyferry_manager.registry import Link, Presence, Registry, Session, Sessions
+from keyferry_manager.registry.anchors import Anchors
 from keyferry_manager.relay import wire
 from keyferry_manager.relay.agreement import AgreementKeys
 from keyferry_manager.relay.deliveries import Deliveries, Delivery
@@ -95,6 +96,7 @@ class Relay:
             settings.sessions_per_device, settings.sessions_total, settings.half_open
         )
         self.keys = AgreementKeys(trail.key)
+        self.anchors = Anchors()
         self.rules = Rules()
         self.names: frozenset[str] = frozenset()
         self.removed: frozenset[str] = frozenset()
@@ -237,6 +239,7 @@ class Relay:
         self.names = frozenset(names)
         self.removed = frozenset(removed)
         self.keys.keep(self.names)
+        self.anchors.keep(self.names)
         for presence in self.registry:
             if presence.name not in self.names:
                 self.close_link(presence.name, "removed")

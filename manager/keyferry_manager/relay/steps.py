@@ -339,17 +339,19 @@ def enter(relay: "Relay", passage: Passage) -> str:
     seconds = min(message.get(sig.EXPIRES, 0xFFFFFFFF), int(relay.settings.registration))
     instance, addresses = message[sig.INSTANCE], message[sig.ADDRESSES]
     relay.register(passage.link, instance, addresses, seconds, passage.key)
-    passage.out = wire.encode(
-        {
-            sig.TYPE: sig.REGISTERED,
-            sig.FROM: MANAGER,
-            sig.TO: passage.link.name,
-            sig.ID: message[sig.ID],
-            sig.EXPIRES: seconds,
-            sig.SEEN: passage.link.address,
-            sig.INSTANCE: relay.instance,
-        }
-    )
+    answer: dict[int, Any] = {
+        sig.TYPE: sig.REGISTERED,
+        sig.FROM: MANAGER,
+        sig.TO: passage.link.name,
+        sig.ID: message[sig.ID],
+        sig.EXPIRES: seconds,
+        sig.SEEN: passage.link.address,
+        sig.INSTANCE: relay.instance,
+    }
+    held = message.get(sig.ANCHORS)
+    if held is not None and not relay.anchors.state(passage.link.name, held):
+        answer[sig.ANCHORS] = relay.anchors.current  # there are others: it shall fetch them
+    passage.out = wire.encode(answer)
     passage.peer = passage.link
     return f"for {seconds} s"
 

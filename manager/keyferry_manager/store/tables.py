@@ -188,6 +188,15 @@ agreement_keys = Table(
     Column("registered_at", Double, nullable=False),
 )
 
+# Which CA certificates a device said over its link that it holds: chain.certificates_digest.
+anchors = Table(
+    "anchors",
+    metadata,
+    Column("device", _Name, ForeignKey("devices.name"), primary_key=True),
+    Column("digest", String(16), nullable=False),
+    Column("stated_at", Double, nullable=False),
+)
+
 # Who may use the admin API over TCP, and for what.
 api_tokens = Table(
     "api_tokens",

@@ -305,7 +305,7 @@ def main(arguments: list[str]) -> int:
         paths = [Path(name) for name in arguments]
     else:
         root = Path(__file__).resolve().parent.parent
-        paths = list(sources.modules().values())
+        paths = list(sources.everything().values())
         paths += sorted((root / "device").glob("*.py"))
         paths += sorted((root / "hil" / "keyferry_hil" / "on_device").rglob("*.py"))
         firmware = root / "firmware-build" / "keyferry_firmware" / "on_device"

@@ -20,7 +20,8 @@ from pathlib import Path
 from keyferry_firmware import sources
 from keyferry_hil import interpreter
 
-OWN_PACKAGES = ("keyferry_core", "keyferry_agent")
+# Ours, and a library whose own project tests it on MicroPython.
+OWN_PACKAGES = ("keyferry_core", "keyferry_agent", "microdot")
 GUARDS = ("TYPE_CHECKING", "CPYTHON")  # False on a device
 TYPES = ("str", "bytes", "bytearray", "int", "float", "list", "dict", "set", "tuple", "memoryview")
 # Methods of objects that are not builtins, for which the same holds.

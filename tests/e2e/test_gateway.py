@@ -1,23 +1,29 @@
 """A browser and curl, a gateway, a manager and a device: MicroPython on both ends."""
 
 import asyncio
+import base64
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
 
+from keyferry_hil import bench
 from keyferry_hil.virtual_device import Application, VirtualDevice
 from keyferry_manager.cli.demo.stage import Stage
 from support.page import free_port
 
-PROGRAMS = Path(__file__).parent / "on_device"
-# What a gateway needs: docs/gateway.md.
-GATEWAY_HEAP = "320k"
-DESTINATION_HEAP = "160k"
+PROGRAMS = {"gateway": bench.GATEWAY, "destination": bench.DESTINATION}
 PATIENCE = 60.0
 POLICY = """
 [[allow]]
@@ -40,8 +46,8 @@ pytestmark = pytest.mark.needs("curl", "openssl")
 @pytest.fixture(scope="module")
 def applications(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Application]:
     return {
-        name: Application.build(PROGRAMS / f"{name}_app.py", tmp_path_factory.mktemp(name))
-        for name in ("gateway", "destination")
+        name: Application.build(program, tmp_path_factory.mktemp(name))
+        for name, (program, _) in PROGRAMS.items()
     }
 
 
@@ -82,12 +88,11 @@ class Plant:
             "gateway.json": json.dumps(table).encode(),
             "bob.crt": (self.stage.folder / "bob.crt").read_bytes(),
         }
-        self.gateway = await self.device("gw-1", "gateway", GATEWAY_HEAP, files)
+        self.gateway = await self.device("gw-1", "gateway", files)
         peers = {"third_parties": ["gw-1 for alice", "gw-1 for carol"]}
         self.pump = await self.device(
             "pump-7",
             "destination",
-            DESTINATION_HEAP,
             {"ports.json": json.dumps(ports).encode()},
             peers,
         )
@@ -106,7 +111,6 @@ class Plant:
         self,
         name: str,
         application: str,
-        heap: str,
         more: dict[str, bytes],
         settings: dict[str, object] | None = None,
     ) -> VirtualDevice:
@@ -122,6 +126,7 @@ class Plant:
         config = json.loads(flash["config.json"]) | (settings or {})
         flash["config.json"] = json.dumps(config).encode()
         made = self.applications[application]
+        heap = PROGRAMS[application][1]
         device = VirtualDevice(name, self.stage.folder / f"{name}.flash", made, heap=heap)
         device.format(flash)
         self.stage.devices.append(device)
@@ -323,3 +328,89 @@ def test_strangers_are_bounded(applications: dict[str, Application]) -> None:
         assert (await plant.curl("/v1/destinations", who="alice"))[0] == 429
 
     play(applications, scene)
+
+
+@pytest.mark.needs("chromium", "chromedriver")
+def test_the_page_in_a_browser_on_a_phone(
+    applications: dict[str, Application], tmp_path: Path
+) -> None:
+    async def scene(plant: Plant) -> None:
+        pin = await spki(plant)
+        await asyncio.to_thread(drive, plant.port, plant.tokens["alice"], pin, tmp_path)
+        assert len([e for e in plant.pump.events if e["event"] == "accepted"]) == 1
+        over = await plant.pump.wait_for("stream-over", path="endless", timeout=PATIENCE)
+        assert over["sent"] > 1
+
+    play(applications, scene)
+
+
+async def spki(plant: Plant) -> str:
+    """The SHA-256 of the gateway's public key, base64: the one key that the browser may take."""
+    key = await plant.run("openssl", "x509", "-in", str(plant.root), "-noout", "-pubkey")
+    der = await plant.run("openssl", "pkey", "-pubin", "-outform", "DER", input=key)
+    return base64.b64encode(hashlib.sha256(der).digest()).decode()
+
+
+def drive(port: int, token: str, pin: str, folder: Path) -> None:
+    """What a person does on the page. Its screenshot is ``gateway.png``, also in the folder that
+    KEYFERRY_SCREENSHOTS names."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for option in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        f"--ignore-certificate-errors-spki-list={pin}",
+    ):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    try:
+        size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        wait = WebDriverWait(browser, PATIENCE)
+
+        def element(name: str) -> WebElement:
+            return browser.find_element(By.ID, name)
+
+        browser.get(f"https://localhost:{port}/")
+        wait.until(lambda _: element("token").is_displayed())
+        element("token").send_keys("not a token", Keys.ENTER)
+        wait.until(lambda _: "bad-credentials" in element("state").text)
+        assert element("state").get_attribute("class") == "bad"
+        element("token").send_keys(token, Keys.ENTER)
+        wait.until(lambda _: element("list").is_displayed())
+        buttons = element("list").find_elements(By.TAG_NAME, "button")
+        assert [button.text for button in buttons] == ["pump-7", "valve-2"]
+        assert element("who").text == "alice"
+        buttons[0].click()
+        element("get").click()
+        wait.until(lambda _: '"pressure": 4.2' in element("out").text)
+        element("path").clear()
+        element("path").send_keys("ticks")
+        element("watch").click()
+        wait.until(lambda _: '{"number": 4}' in element("out").text)
+        wait.until(lambda _: element("state").text == "The stream has ended.")
+        wide = browser.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= 390, "nothing to scroll sideways"
+        for button in browser.find_elements(By.TAG_NAME, "button"):
+            assert not button.is_displayed() or button.size["height"] >= 40, "for a thumb"
+        picture = browser.get_screenshot_as_png()
+        for place in (folder, Path(os.environ.get("KEYFERRY_SCREENSHOTS", folder))):
+            (place / "gateway.png").write_bytes(picture)
+        element("path").clear()
+        element("path").send_keys("endless")
+        element("watch").click()
+        wait.until(lambda _: "xxx" in element("out").text)
+        element("halt").click()
+        wait.until(lambda _: element("state").text == "Stopped.")
+        buttons[1].click()
+        element("get").click()
+        wait.until(lambda _: "peer-offline" in element("state").text)
+        said = [entry["message"] for entry in browser.get_log("browser")]
+        # what the server refused is said; the page's own policy was never broken
+        assert all("status of" in message for message in said), said
+    finally:
+        browser.quit()

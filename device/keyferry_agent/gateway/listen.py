@@ -32,6 +32,7 @@ class Connection:
         self.certificate: bytes | None = None
         self.waiting = True
         self.left = MAX_REQUEST
+        self.channel: Any = None  # what it waits for, given up when it goes
         self._reader = reader
         self._writer = writer
         self._buffer = b""

@@ -16,7 +16,7 @@ input,button{font:inherit;padding:.6rem .8rem;border:1px solid #888;border-radiu
 box-sizing:border-box;max-width:100%}
 input{width:100%}
 button{cursor:pointer;min-height:2.8rem;margin:.4rem .4rem 0 0}
-button[aria-pressed=true]{background:#0a5;border-color:#0a5;color:#fff}
+button[aria-pressed=true]{background:#063;border-color:#063;color:#fff}
 ul{list-style:none;margin:0;padding:0}
 pre{background:#8882;border-radius:.5rem;padding:.8rem;min-height:4rem;max-height:50vh;
 overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}

@@ -14,7 +14,11 @@ import asyncio
 import binascii
 import gc
 
-from microdot.microdot import Microdot, Request, Response
+from microdot.microdot import (  # pyright: ignore[reportMissingImports]
+    Microdot,
+    Request,
+    Response,
+)
 
 from keyferry_agent.gateway.exchange import ASK, TYPES, WATCH, Channel, check_path
 from keyferry_agent.gateway.gateway import SESSION_SECONDS, Gateway, Refused
@@ -40,7 +44,7 @@ _HEADERS = {
 }
 
 
-def server(gateway: Gateway) -> "Callable[[Connection], Awaitable]":
+def server(gateway: Gateway) -> "Callable[[Connection], Awaitable[Any]]":
     """``serve(connection)`` for listen.Listener."""
     Request.max_content_length = 0
     Request.max_body_length = 0
@@ -58,7 +62,6 @@ def server(gateway: Gateway) -> "Callable[[Connection], Awaitable]":
             return
         if request is None:
             return
-        request.g.channel = None
         try:
             if request.method == "CONNECT":
                 await _opaque(gateway, connection, request)
@@ -67,17 +70,17 @@ def server(gateway: Gateway) -> "Callable[[Connection], Awaitable]":
         except KeyferryError:
             pass  # a reader that reads nothing, or a session that ended in the middle
         finally:
-            if request.g.channel is not None:
-                await request.g.channel.give_up()
+            if connection.channel is not None:
+                await connection.channel.give_up()
 
     return serve
 
 
-def _application(gateway: Gateway) -> Microdot:
+def _application(gateway: Gateway) -> "Any":
     app = Microdot()
 
     @app.get("/")
-    async def index(request: "Any") -> Response:
+    async def index(request: "Any") -> "Any":
         from keyferry_agent.gateway import page
 
         answer = _answer(page.page(), "text/html; charset=utf-8")
@@ -86,7 +89,7 @@ def _application(gateway: Gateway) -> Microdot:
         return answer
 
     @app.get("/v1/destinations")
-    async def destinations(request: "Any") -> Response:
+    async def destinations(request: "Any") -> "Any":
         try:
             party = _who(gateway, request)
         except KeyferryError as error:
@@ -96,7 +99,7 @@ def _application(gateway: Gateway) -> Microdot:
         return found
 
     @app.get("/v1/<name>/data/<path:path>")
-    async def data(request: "Any", name: str, path: str) -> Response:
+    async def data(request: "Any", name: str, path: str) -> "Any":
         try:
             channel = await _ask(gateway, request, name, path, ASK)
             kind = await _opened(channel)
@@ -108,7 +111,7 @@ def _application(gateway: Gateway) -> Microdot:
         return answer
 
     @app.get("/v1/<name>/events/<path:path>")
-    async def events(request: "Any", name: str, path: str) -> Response:
+    async def events(request: "Any", name: str, path: str) -> "Any":
         try:
             channel = await _ask(gateway, request, name, path, WATCH)
             try:
@@ -120,11 +123,11 @@ def _application(gateway: Gateway) -> Microdot:
         return _answer(_Events(channel), "text/event-stream")
 
     @app.errorhandler(404)
-    async def missing(request: "Any") -> Response:
+    async def missing(request: "Any") -> "Any":
         return _failure(RemoteError("unknown-name", "no such page"))
 
     @app.errorhandler(413)
-    async def body(request: "Any") -> Response:
+    async def body(request: "Any") -> "Any":
         return _failure(RemoteError("too-large", "requests have no body"))
 
     return app
@@ -142,7 +145,8 @@ async def _ask(gateway: Gateway, request: "Any", name: str, path: str, kind: int
     check_name(name)
     check_path(path)
     gateway.permit(party, name)
-    channel = request.g.channel = await gateway.channel(party, name, kind, path.encode())
+    channel = await gateway.channel(party, name, kind, path.encode())
+    request.sock[0].channel = channel
     return channel
 
 
@@ -157,7 +161,7 @@ class _Pieces:
     """The body of an answer: one piece at a time, so a slow reader holds up the destination."""
 
     def __init__(self, channel: Channel) -> None:
-        self.channel = channel
+        self.channel: Any = channel
 
     def __aiter__(self) -> "_Pieces":
         return self
@@ -205,13 +209,13 @@ def event(data: bytes) -> bytes:
     return b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
-def _answer(body: "Any", kind: str) -> Response:
+def _answer(body: "Any", kind: str) -> "Any":
     answer = Response(body, 200, _HEADERS)
     answer.headers["Content-Type"] = kind
     return answer
 
 
-def _failure(error: KeyferryError) -> Response:
+def _failure(error: KeyferryError) -> "Any":
     """What a third party is told; the detail is for the gateway's own log."""
     status = 401 if error.name == "bad-credentials" else error.http_status
     answer = Response({"error": error.name, "text": error.text}, status, _HEADERS, error.name)

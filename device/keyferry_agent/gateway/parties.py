@@ -193,7 +193,7 @@ def _party(name: str, values: object, folder: str) -> Party:
         _expect(len(party.token) == 32, name + ": token: the SHA-256 of it, 64 hex digits")
     path = values.get("certificate")
     if path is not None:
-        good = isinstance(path, str) and "/" not in path and 0 < len(path) <= 64
+        good = isinstance(path, str) and "/" not in path and 0 < len(path) <= 80
         _expect(good, name + ": certificate: the name of a file beside this one, DER")
         data = read_file(folder + path, 2048)
         _expect(data is not None, name + ": certificate: " + str(path) + " is missing")

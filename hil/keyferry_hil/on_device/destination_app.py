@@ -1,4 +1,4 @@
-"""A device behind the gateway of test_gateway.py: a status, a stream of numbers, a local port."""
+"""A device behind a gateway: a status, streams of numbers, and the local ports of ports.json."""
 
 import asyncio
 import json
@@ -39,8 +39,12 @@ async def stream(path, asking, emit):
 async def main():
     agent = Agent(events=report)
     await agent.start()
-    with open("/ports.json") as file:
-        destination = Destination(answer, stream, json.load(file), report)
+    try:
+        with open("/ports.json") as file:
+            ports = json.load(file)
+    except OSError:
+        ports = []
+    destination = Destination(answer, stream, ports, report)
     report("ready")
     async for session in agent.incoming():
         report("accepted", peer=session.peer, third_party=session.on_behalf_of)

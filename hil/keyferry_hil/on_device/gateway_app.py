@@ -1,4 +1,4 @@
-"""A gateway for test_gateway.py; says what happens, a JSON line an event."""
+"""A gateway: says what happens, a JSON line an event, and its memory for each line it reads."""
 
 import asyncio
 import gc

@@ -165,22 +165,29 @@ class Agent:
         self._event("stopped")
 
     async def connect(
-        self, name: str, timeout: int = CONNECT_TIMEOUT, profile: str = ""
+        self,
+        name: str,
+        timeout: int = CONNECT_TIMEOUT,
+        profile: str = "",
+        on_behalf_of: str = "",
     ) -> "PeerSession":
         """A session with the device ``name``, which holds the same keys when this returns.
 
         ``profile``: "cert" or "rpk", by default the configured one; docs/keys.md says what they
-        are. RemoteError with the reason ("access-denied", "unknown-name", "peer-offline",
-        "declined", "unsupported", "timeout"…), LocalError("too-many").
+        are. ``on_behalf_of``: the third party that a gateway asks for; manager and peer must both
+        let it (docs/policy.md). RemoteError with the reason ("access-denied", "unknown-name",
+        "peer-offline", "declined", "unsupported", "timeout"…), LocalError("too-many").
         """
         check_name(name)
+        if on_behalf_of:
+            check_name(on_behalf_of)
         if profile not in ("", "cert", "rpk"):
             raise LocalError("bad-argument", "no such profile")
         await self._wait_up(timeout)
         if name == self.config.name:
             raise LocalError("bad-argument", "a session with ourselves")
         number = s.PROFILE_RPK if (profile or self.config.profile) == "rpk" else s.PROFILE_CERT
-        return await self.sessions.connect(name, timeout, number)
+        return await self.sessions.connect(name, timeout, number, on_behalf_of)
 
     def incoming(self) -> "Sessions":
         """``async for session in agent.incoming()``: sessions that peers begin, until ``stop``."""

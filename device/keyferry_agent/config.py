@@ -11,7 +11,7 @@ import json
 import os
 
 from keyferry_core.errors import DecodeError, LocalError
-from keyferry_core.names import check_name, check_realm
+from keyferry_core.names import FOR, check_name, check_realm
 
 # key: (smallest, largest, default)
 _NUMBERS = {
@@ -28,7 +28,10 @@ _NUMBERS = {
 }
 # What connect() asks for. All but cert-only also keep a key for rpk and answer either.
 _PROFILES = ("cert", "rpk", "cert-only")
-_KEYS = ("name", "realm", "host", "addresses", "profile") + tuple(_NUMBERS)
+_KEYS = ("name", "realm", "host", "addresses", "profile", "third_parties") + tuple(_NUMBERS)
+# Selectors in third_parties, and characters in one.
+_MAX_PARTIES = 16
+_MAX_SELECTOR = 2 * 63 + 5
 
 
 class ConfigError(LocalError):
@@ -67,6 +70,7 @@ class Config:
     host: str
     addresses: list
     profile: str
+    third_parties: list
     mqtt_port: int
     est_port: int
     keep_alive: int
@@ -105,6 +109,13 @@ def parse(values: object, folder: str = "/") -> Config:
     config.profile = values.get("profile", "cert")
     if config.profile not in _PROFILES:
         raise ConfigError("config.json: profile: expected cert, rpk or cert-only")
+    # Whose requests through a gateway are taken: "gw-1 for alice", "gw-1 for *". None by default.
+    config.third_parties = values.get("third_parties", [])
+    if not isinstance(config.third_parties, list) or len(config.third_parties) > _MAX_PARTIES:
+        raise ConfigError("config.json: third_parties: at most 16 of GATEWAY for NAME")
+    for selector in config.third_parties:
+        if not isinstance(selector, str) or len(selector) > _MAX_SELECTOR or FOR not in selector:
+            raise ConfigError("config.json: third_parties: at most 16 of GATEWAY for NAME")
     for key in _NUMBERS:
         low, high, default = _NUMBERS[key]
         value = values.get(key, default)

@@ -33,6 +33,7 @@ TEXT = 21
 PUBLIC_KEY = 22
 DATA = 23
 EDHOC_ERROR = 24
+ON_BEHALF_OF = 25
 REQUEST = 26
 ISSUER = 27
 ANCHORS = 28
@@ -97,6 +98,7 @@ FIELDS = {
     PUBLIC_KEY: ("public_key", _BYTES, 1, 280),
     DATA: ("data", _BYTES, 0, MAX_PLAIN),
     EDHOC_ERROR: ("edhoc_error", _BYTES, 1, 128),
+    ON_BEHALF_OF: ("on_behalf_of", _NAME, 1, 63),
     REQUEST: ("request", _BYTES, 1, 2048),
     ISSUER: ("issuer", _BYTES, 1, 2048),
     ANCHORS: ("anchors", _BYTES, ANCHORS_LENGTH, ANCHORS_LENGTH),
@@ -113,7 +115,12 @@ TYPES = {
         (),
         (ID, NAME, ONLINE, ADDRESSES, EXPIRES, CREDENTIAL, PUBLIC_KEY),
     ),
-    CONNECT: ("connect", (SESSION, PROFILE, MESSAGE_1), (ROUTE,), (CREDENTIAL, PUBLIC_KEY)),
+    CONNECT: (
+        "connect",
+        (SESSION, PROFILE, MESSAGE_1),
+        (ROUTE, ON_BEHALF_OF),
+        (CREDENTIAL, PUBLIC_KEY),
+    ),
     ACCEPT: ("accept", (SESSION, MESSAGE_2), (ROUTE,), (CREDENTIAL, PUBLIC_KEY)),
     REJECT: ("reject", (SESSION, ERROR_CODE), (TEXT, EDHOC_ERROR), ()),
     MESSAGE: ("message", (SESSION,), (MESSAGE_3, MESSAGE_4, RECORD), ()),
@@ -169,7 +176,7 @@ def _check_field(key: int, value: object, from_device: bool) -> None:
         if not isinstance(value, bool):
             raise DecodeError(what + ": expected true or false")
     elif kind == _NAME:
-        if value != MANAGER or key == NAME:
+        if value != MANAGER or key in (NAME, ON_BEHALF_OF):
             check_name(value)
     elif kind == _TEXT:
         _check_text(value, what, smallest, largest)

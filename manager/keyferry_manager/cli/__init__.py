@@ -22,6 +22,7 @@ _COMMANDS = {
     "device": ("device",),
     "directory": ("directory",),
     "firmware": ("firmware",),
+    "gateway": ("gateway",),
     "home": ("init", "serve"),
     "links": ("links",),
     "policy": ("policy",),

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keyferry_core.errors import RemoteError
+from keyferry_core.names import subject
 from keyferry_core.signalling import PROFILE_CERT
 
 
@@ -47,6 +48,13 @@ class Session:
     # What this exchange is called in the log and the audit trail, and when it was asked for.
     request: str = ""
     asked: float = 0.0
+    # The third party that the initiator, a gateway, acts for; "" for itself.
+    on_behalf_of: str = ""
+
+    @property
+    def subject(self) -> str:
+        """Who asked, as rules name it."""
+        return subject(self.initiator, self.on_behalf_of)
 
     def other(self, name: str) -> str:
         """The party that is not ``name``."""

@@ -244,9 +244,9 @@ class Relay:
             if presence.name not in self.names:
                 self.close_link(presence.name, "removed")
         for session in self.sessions.all():
-            decision = rules.decide(session.initiator, session.responder)
+            decision = rules.decide(session.subject, session.responder)
             if decision.allowed:
-                session.withheld = self._withheld(session.initiator, session.responder)
+                session.withheld = self._withheld(session.subject, session.responder)
                 continue
             self._end_for(session, (session.initiator, session.responder), "access-denied")
             self._trail.ok(
@@ -256,6 +256,7 @@ class Relay:
                 decision.reason,
                 to=session.responder,
                 session=session.id.hex(),
+                **_party(session),
             )
 
     def end_for_all(self, session: Session, reason: str) -> None:
@@ -299,10 +300,14 @@ class Relay:
             self._trail.ok("registered", link.name, link.address, addresses=list(addresses))
 
     def open_session(
-        self, session_id: bytes, initiator: str, responder: str, profile: int
+        self,
+        session_id: bytes,
+        initiator: str,
+        responder: str,
+        profile: int,
+        on_behalf_of: str = "",
     ) -> Session:
         """Keep a new session, half open."""
-        withheld = self._withheld(initiator, responder)
         now = self.now()
         session = Session(
             session_id,
@@ -311,10 +316,11 @@ class Relay:
             self.wall(),
             now,
             profile=profile,
-            withheld=withheld,
             request=_request(),
             asked=now,
+            on_behalf_of=on_behalf_of,
         )
+        session.withheld = self._withheld(session.subject, responder)
         self.sessions.add(session)
         return session
 
@@ -335,6 +341,7 @@ class Relay:
             to=session.responder,
             request=session.request,
             session=session.id.hex(),
+            **_party(session),
         )
 
     def tell(self, name: str, session: Session, reason: str, end: bytes = b"") -> bool:
@@ -397,6 +404,7 @@ class Relay:
             to=session.other(link.name),
             request=session.request,
             session=session.id.hex(),
+            **_party(session),
         )
 
     def _withheld(self, initiator: str, responder: str) -> str:
@@ -424,6 +432,8 @@ class Relay:
         if error.name in _AUDITED:
             kind = message.get(sig.TYPE)
             fields: dict[str, object] = {"to": message.get(sig.TO, "")}
+            if sig.ON_BEHALF_OF in message:
+                fields["on_behalf_of"] = message[sig.ON_BEHALF_OF]
             if isinstance(kind, int) and kind in sig.TYPES:
                 fields["type"] = sig.TYPES[kind][0]
             if sig.SESSION in message:
@@ -464,6 +474,10 @@ class Relay:
     def _expire(self, now: float) -> None:
         for presence in self.registry.expire(now, self.settings.session_grace):
             self._lost(presence.name, "peer-gone")
+
+
+def _party(session: Session) -> dict[str, str]:
+    return {"on_behalf_of": session.on_behalf_of} if session.on_behalf_of else {}
 
 
 def _request() -> str:

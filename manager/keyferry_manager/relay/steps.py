@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyferry_core import signalling as sig
 from keyferry_core.errors import RemoteError, name_of
-from keyferry_core.names import MANAGER
+from keyferry_core.names import MANAGER, subject
 from keyferry_manager.registry import Link, Presence, Session
 from keyferry_manager.registry.sessions import State
 from keyferry_manager.relay import wire
@@ -125,9 +125,11 @@ def route(relay: "Relay", passage: Passage) -> str:
 
 
 def policy(relay: "Relay", passage: Passage) -> str:
-    """A rule lets the sender ask for this peer, write to it, or look it up."""
+    """A rule lets the sender, or the third party it asks for, ask for this peer, write to it, or
+    look it up."""
     wanted = passage.message[sig.NAME if passage.kind == sig.RESOLVE else sig.TO]
-    decision = relay.rules.decide(passage.link.name, wanted, _RIGHTS[passage.kind])
+    asking = subject(passage.link.name, passage.message.get(sig.ON_BEHALF_OF, ""))
+    decision = relay.rules.decide(asking, wanted, _RIGHTS[passage.kind])
     if not decision.allowed:
         raise RemoteError("access-denied", decision.reason)
     return decision.reason
@@ -283,7 +285,11 @@ def offer(relay: "Relay", passage: Passage) -> str:
     """Keep the new session, half open."""
     message = passage.message
     opened = relay.open_session(
-        message[sig.SESSION], passage.link.name, message[sig.TO], message[sig.PROFILE]
+        message[sig.SESSION],
+        passage.link.name,
+        message[sig.TO],
+        message[sig.PROFILE],
+        message.get(sig.ON_BEHALF_OF, ""),
     )
     relay.count(opened, len(passage.payload))
     return "offered"

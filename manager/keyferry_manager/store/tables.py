@@ -221,6 +221,7 @@ sessions = Table(
     Column("end_reason", String(64), nullable=False),
     Column("messages", BigInteger, nullable=False),
     Column("octets", BigInteger, nullable=False),
+    Column("on_behalf_of", _Name, nullable=True),
 )
 
 # Append-only, and each entry holds the hash of the one before: chain.py. Triggers refuse changes.

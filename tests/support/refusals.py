@@ -23,6 +23,7 @@ from keyferry_core import mqtt_codec as mqtt
 from keyferry_core import signalling as sig
 from keyferry_core.errors import name_of
 from keyferry_manager.admin.service import api_token_hash
+from keyferry_manager.audit import writer
 from keyferry_manager.authority import fingerprint, serial_text
 from keyferry_manager.config import FILE_NAME
 from keyferry_manager.store import ApiToken, AuditEntry, FactoryIdentity
@@ -598,8 +599,13 @@ def stage(folder: Path) -> Iterator[Stage]:
         max_sessions=16,
         api_listen="127.0.0.1:0",
     )
-    with home.running() as running:
-        yield Stage(running, folder)
+    usual = writer._INTERVAL
+    writer._INTERVAL = 0.02  # seconds: each row waits for its entry
+    try:
+        with home.running() as running:
+            yield Stage(running, folder)
+    finally:
+        writer._INTERVAL = usual
 
 
 def page(folder: Path) -> str:

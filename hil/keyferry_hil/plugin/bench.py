@@ -1,6 +1,8 @@
 """The bench of one test process: the rig, the boards it has leased, the manager it runs."""
 
+import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +38,7 @@ class Bench:
 
     def plug_in(self) -> None:
         """Start the virtual boards that do not run yet, all at once."""
+        shutil.rmtree(self.place / "logs", ignore_errors=True)  # those of the run before
         specs = [spec for spec in self.rig.boards if spec.virtual is not None]
         wanted = [
             spec
@@ -68,6 +71,18 @@ class Bench:
         """A name that no device had before on this process's manager."""
         self._devices += 1
         return f"{board.name}-{self._devices}"
+
+    def wifi(self, board: Board) -> dict[str, bytes]:
+        """The file with the network that a board with a radio joins."""
+        network = self.rig.network
+        if not network.ssid or "wifi" not in board.features:
+            return {}
+        try:
+            password = Path(network.password_file).expanduser().read_text().strip()
+        except OSError as error:
+            raise BenchProblem("rig-wrong", self.rig.name, f"password_file: {error}") from None
+        known = {"ssid": network.ssid, "password": password}
+        return {"wifi.json": json.dumps(known).encode()}
 
     @contextmanager
     def leased(self, count: int, features: frozenset[str], test: str) -> Iterator[list[Board]]:

@@ -7,13 +7,13 @@ RECORDS = 5
 
 @pytest.mark.board(state="flashed")
 def test_enrols_by_factory_identity(board, manager):
-    board.join(manager)
+    board.join(manager, factory=True)
     assert manager.serial(board.name)
 
 
 @pytest.mark.board(state="flashed")
 def test_enrols_by_token_and_forgets_it(board, manager):
-    board.join(manager, token=True)
+    board.join(manager)
     board.board.to_prompt()
     with pytest.raises(FileNotFoundError):
         board.board.repl.read_file("/token")

@@ -16,6 +16,7 @@ _COMMANDS = {
     "approvals": ("approvals",),
     "audit": ("audit",),
     "backup": ("backup", "restore"),
+    "bench": ("bench",),
     "ca": ("ca",),
     "certificates": ("certificate",),
     "demo": ("demo",),

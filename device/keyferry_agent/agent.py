@@ -49,11 +49,13 @@ _NEEDED = {
     s.REGISTERED: (s.EXPIRES, s.SEEN),
     s.RESOLVED: (s.NAME, s.ONLINE, s.ADDRESSES),
     s.DELIVERED: (),
+    s.CERTIFIED: (s.CREDENTIAL, s.ISSUER),
 }
 
 # Modules needed only until there is an identity.
 _PASSING = (
     "keyferry_agent.identity",
+    "keyferry_agent.certify",
     "keyferry_agent.enrol",
     "keyferry_agent.config",
     "keyferry_agent.store",
@@ -236,10 +238,11 @@ class Agent:
         }
 
     async def renew(self, new_key: bool = False) -> None:
-        """A new certificate (EST simplereenroll), with a new key if wanted. KeyferryError.
+        """A new certificate, with a new key if wanted. KeyferryError.
 
-        The link is closed meanwhile, since a small board has no memory for two TLS connections,
-        and made anew with the new certificate; sessions that stand go on.
+        It is asked for over the link if there is one. Where that does not do, it is EST's
+        simplereenroll: the link is closed meanwhile, since a small board has no memory for two
+        TLS connections. The link is made anew with the new certificate; sessions that stand go on.
         """
         if self._task is None or self._stopping:
             raise LocalError("wrong-state", "the agent does not run")
@@ -299,30 +302,59 @@ class Agent:
 
     def _ask_renewal(self, new_key: bool) -> list:
         if self._renewal is None:
-            self._renewal = [asyncio.Event(), None, new_key]
+            self._renewal = [asyncio.Event(), None, new_key, False]
         self._relink.set()
         return self._renewal
+
+    async def _certify(self, request: list) -> bool:
+        """Renew over this link. False when the manager refuses; True when the link is to end: for
+        the new certificate's sake, or for EST."""
+        self.sessions.forget_ahead()
+        _forget(_HANDSHAKE)
+        try:
+            from keyferry_agent import certify
+
+            try:
+                await certify.certify(self._folder, self.crypto, self._event, request[2], self._ask)
+            finally:
+                del certify
+                _forget()
+            request[3] = True
+        except Exception as error:  # also a lack of memory, of which EST needs less without a link
+            failure = explain(error)
+            if type(failure) is RemoteError and failure.name != "unsupported":
+                self._renewal = None
+                self._not_renewed(request, failure)
+                return False
+            self._event("certify-failed", error=failure.name, detail=failure.detail)
+        return True
+
+    def _not_renewed(self, request: list, failure: KeyferryError) -> None:
+        request[1] = failure
+        self._renew_at = clock.now() + RENEW_AGAIN
+        self._event("renewal-failed", error=failure.name, detail=failure.detail)
+        request[0].set()
 
     async def _renew(self, request: list) -> None:
         """Renew between two links. Whether it works or not, a link can be made afterwards."""
         self.sessions.forget_ahead()
         _forget(_HANDSHAKE)
+        folder, crypto, event = self._folder, self.crypto, self._event
         try:
-            from keyferry_agent import identity
+            if not request[3]:
+                from keyferry_agent import identity
 
-            try:
-                await identity.renew(
-                    self._folder, self.crypto, self._event, request[2], self._tls, self._enrolment
-                )
-            finally:
-                del identity
-                _forget()
+                try:
+                    await identity.renew(
+                        folder, crypto, event, request[2], self._tls, self._enrolment
+                    )
+                finally:
+                    del identity
+                    _forget()
             await self._take_identity(False)
+            request[0].set()
         except Exception as error:
-            request[1] = failure = explain(error)
-            self._renew_at = clock.now() + RENEW_AGAIN
-            self._event("renewal-failed", error=failure.name, detail=failure.detail)
-        request[0].set()
+            self._not_renewed(request, explain(error))
 
     async def _open_link(self) -> tuple:
         from keyferry_agent import link
@@ -375,6 +407,8 @@ class Agent:
             self._event("link-up")
             tasks.append(asyncio.create_task(self._read(failed)))
             await self._register(True)
+            if self._stopping:  # CPython's wait_for may swallow what stop() cancelled
+                raise asyncio.CancelledError
             grace = self.config.session_grace
             if self._lost is not None and clock.uptime() - self._lost > grace:
                 # The manager has told our peers already that we are gone.
@@ -425,11 +459,14 @@ class Agent:
         while True:
             try:
                 await asyncio.wait_for(self._relink.wait(), TICK)
-                failed.append(LinkError("the certificate is to be renewed"))
-                reading.cancel()
-                return
             except asyncio.TimeoutError:
                 pass
+            if self._renewal is not None:
+                self._relink.clear()
+                if await self._certify(self._renewal):
+                    failed.append(LinkError("the certificate is to be renewed"))
+                    reading.cancel()
+                    return
             try:
                 await self.sessions.expire()
                 self.sessions.make_ahead()
@@ -508,7 +545,10 @@ class Agent:
 
     async def _dispatch(self, message: dict) -> None:
         kind = message[s.TYPE]
-        if kind in (s.REGISTERED, s.RESOLVED, s.ERROR) and message[s.FROM] != s.MANAGER:
+        if (
+            kind in (s.REGISTERED, s.RESOLVED, s.CERTIFIED, s.ERROR)
+            and message[s.FROM] != s.MANAGER
+        ):
             raise DecodeError("from: only the manager sends this")
         if kind == s.ERROR and s.SESSION not in message:
             name = name_of(message[s.ERROR_CODE]) if s.ERROR_CODE in message else "internal"

@@ -14,7 +14,7 @@ from keyferry_agent import clock
 from keyferry_agent import config as files
 from keyferry_agent.config import ConfigError
 from keyferry_agent.errors import EnrolmentLater, EnrolmentRefused, explain
-from keyferry_core import csr, est_codec, x509
+from keyferry_core import csr, x509
 from keyferry_core._compat import equal
 from keyferry_core.errors import AuthenticationError, RemoteError, code_of
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tls import SSLContext
 
     from keyferry_agent.store import Store
+    from keyferry_core import est_codec
     from keyferry_core.suite import Crypto
 
 # Seconds for one answer; the TLS handshake counts with the first.
@@ -55,6 +56,8 @@ async def simpleenroll(
     token = None if factory else files.token(config)
     if factory is None and token is None:
         raise ConfigError("neither factory.crt and factory.key nor token: nothing to enrol with")
+    from keyferry_core import est_codec
+
     private = _pending_key(store, crypto, event)
     public = crypto.public_key(private)
     certificate, key = factory or (None, None)
@@ -81,18 +84,25 @@ async def simplereenroll(
     ``tls``: a context that presents it, if there is one; another takes 3 KiB. Raises as
     ``simpleenroll``. Until it returns, the old identity stays in the store.
     """
-    if store.identity is None:
-        raise ConfigError("there is no identity to renew")
+    private, public = renewal_key(store, crypto, event, new_key)
+    assert store.identity is not None
     _, _, current, certificate, _ = store.identity
-    current_public = x509.parse(certificate).public_key
-    private, public = current, current_public
-    if new_key:
-        private = _pending_key(store, crypto, event)
-        public = crypto.public_key(private)
-    key = csr.private_key_der(current, current_public)
+    key = csr.private_key_der(current, x509.parse(certificate).public_key)
     exchange = _Exchange(config, certificate, key, opener, tls)
     event("enrol-start", host=config.host, by="certificate")
     await _enrol(config, store, crypto, event, exchange, "simplereenroll", private, public, "")
+
+
+def renewal_key(
+    store: "Store", crypto: "Crypto", event: "Callable[..., None]", new_key: bool
+) -> tuple[bytes, bytes]:
+    """(private, public) that the next certificate is for: those in use, or new ones."""
+    if store.identity is None:
+        raise ConfigError("there is no identity to renew")
+    if new_key:
+        private = _pending_key(store, crypto, event)
+        return private, crypto.public_key(private)
+    return store.identity[2], x509.parse(store.identity[3]).public_key
 
 
 def _pending_key(store: "Store", crypto: "Crypto", event: "Callable[..., None]") -> bytes:
@@ -117,9 +127,11 @@ async def _enrol(
     public: bytes,
     authorization: str,
 ) -> None:
+    from keyferry_core import est_codec
+
     try:
         body = await exchange.ask("GET", "cacerts")
-        issuers = _issuers(crypto, files.root(config), est_codec.parse_certs(body), clock.now())
+        issuers = under_root(crypto, files.root(config), est_codec.parse_certs(body), clock.now())
         request = csr.certificate_request(crypto, private, public, config.name, config.realm)
         event("certificate-request", bytes=len(request))
         request = est_codec.encode_request(request)
@@ -130,13 +142,31 @@ async def _enrol(
     finally:
         await exchange.close()
     gc.collect()
-    leaf, issuer = _check(crypto, config, public, est_codec.parse_certs(body), issuers, clock.now())
+    found = est_codec.parse_certs(body)
+    take(config, store, crypto, event, private, public, found, issuers)
+
+
+def take(
+    config: "files.Config",
+    store: "Store",
+    crypto: "Crypto",
+    event: "Callable[..., None]",
+    private: bytes,
+    public: bytes,
+    found: list[bytes],
+    issuers: list,
+) -> None:
+    """Put the certificate for our key into the store, if it is in ``found`` and holds.
+
+    ``issuers``: the CAs that may have signed it. AuthenticationError, DecodeError, StoreError.
+    """
+    leaf, issuer = _check(crypto, config, public, found, issuers, clock.now())
     store.set_identity(config.name, config.realm, private, leaf.raw, issuer.raw)
     serial = leaf.serial.to_bytes(20, "big").lstrip(b"\x00").hex()
     event("enrolled", name=config.name, serial=serial, not_after=leaf.not_after)
 
 
-def _issuers(crypto: "Crypto", root_der: bytes, found: list[bytes], now: int) -> list:
+def under_root(crypto: "Crypto", root_der: bytes, found: list[bytes], now: int) -> list:
     """The CA certificates in ``found`` that the realm's root signed."""
     root = x509.parse(root_der)
     x509.check_dates(root, now)
@@ -214,6 +244,8 @@ class _Exchange:
         self, method: str, operation: str, body: bytes = b"", authorization: str = ""
     ) -> bytes:
         """The body of the answer 200. EnrolmentRefused or EnrolmentLater for others; OSError…"""
+        from keyferry_core import est_codec
+
         data = est_codec.request(
             method,
             _PATH + operation,
@@ -230,7 +262,9 @@ class _Exchange:
             return response.body
         raise _refusal(response)
 
-    async def _exchange(self, data: bytes) -> est_codec.ResponseReader:
+    async def _exchange(self, data: bytes) -> "est_codec.ResponseReader":
+        from keyferry_core import est_codec
+
         if self._writer is None:
             self._reader, self._writer = await self._opener()
         self._writer.write(data)
@@ -255,7 +289,7 @@ class _Exchange:
                 pass  # it is gone already, which is what was wanted
 
 
-def _refusal(response: est_codec.ResponseReader) -> RemoteError:
+def _refusal(response: "est_codec.ResponseReader") -> RemoteError:
     """What an answer other than 200 means. Keyferry's managers say "NAME: sentence"."""
     status = response.status
     text = "".join([chr(byte) for byte in response.body[:200] if 0x20 <= byte < 0x7F])

@@ -149,6 +149,9 @@ def test_renewal_in_the_middle_of_a_session(application: Application) -> None:
             after = len(b.events)
             await b.do("renew", new_key=new_key)
             assert b.all("enrolled")[-1]["serial"] != before["serial"]
+            # over the link that stands: no second TLS connection, and no HTTP
+            started = await b.wait_for("enrol-start", after=after)
+            assert started["by"] == "link", "\n".join(map(str, b.events[after:]))
             down = await b.wait_for("link-down", after=after, timeout=PATIENCE)
             assert down["retry_ms"] == 0
             await b.wait_for("registered", after=after, timeout=PATIENCE)
@@ -160,6 +163,7 @@ def test_renewal_in_the_middle_of_a_session(application: Application) -> None:
             await a.do("close")
             await b.wait_for("over", after=after, timeout=PATIENCE)
             await meet(a, b)
+        assert not b.all("certify-failed")
         assert len(b.all("key-made")) == 2
         assert not a.all("message-refused")
         # the next start uses it, too

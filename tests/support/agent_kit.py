@@ -186,6 +186,7 @@ class Hub:
         self.instances = {}
         self.boot = b"manager1"
         self.keys = {}
+        self.certificates = []  # answers to those that are asked for over the link
         self.small = []  # sessions with the profile rpk
 
     async def open(self):
@@ -263,6 +264,14 @@ class Hub:
             if answer[s.ONLINE] and answer[s.NAME] in self.keys:
                 answer[s.PUBLIC_KEY] = self.keys[answer[s.NAME]]
             self.reply(link, answer)
+        elif kind == s.CERTIFY:
+            if self.certificates:
+                answer = dict(self.certificates.pop(0))
+                answer[s.TYPE] = s.CERTIFIED
+                answer[s.ID] = message[s.ID]
+                self.reply(link, answer)
+            else:
+                self.error(link, "unsupported", message)
         else:
             peer = self.links.get(message[s.TO])
             if peer is None:

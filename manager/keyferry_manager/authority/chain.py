@@ -7,7 +7,6 @@ While a CA rolls over, two generations of it stand side by side: the current one
 import hashlib
 import ipaddress
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from keyferry_core import anchors
 from keyferry_core.errors import AuthenticationError, DecodeError
 from keyferry_core.names import check_name, parse_identity
 from keyferry_manager.authority import files, passes
@@ -88,8 +88,10 @@ class Chain:
         return found + [item for item in cross if item is not None]
 
     def cacerts_digest(self) -> bytes:
-        """What a device states that holds all of these, in this order: 8 bytes of SHA-256."""
-        return certificates_digest(self.cacerts())
+        """What a device states that holds all of these, with a certificate of the CA that signs
+        now: 8 bytes (keyferry_core.anchors)."""
+        found = [certificate_der(item) for item in self.cacerts()]
+        return anchors.statement(certificate_der(self.issuing), anchors.group(found))
 
     def over(self, identified: Identified) -> list[x509.Certificate]:
         """The CA certificates over a leaf that ``identify`` knew, up to the root."""
@@ -225,12 +227,6 @@ class Chain:
         if certificate.subject != passes.registration_subject(common):
             raise AuthenticationError("not a manager's certificate")
         return _identified("registration", common, certificate)
-
-
-def certificates_digest(certificates: Iterable[x509.Certificate]) -> bytes:
-    """8 bytes that stand for certificates in their order: SHA-256 over that of each."""
-    digests = b"".join(item.fingerprint(hashes.SHA256()) for item in certificates)
-    return hashlib.sha256(digests).digest()[:8]
 
 
 def serial_text(certificate: x509.Certificate) -> str:

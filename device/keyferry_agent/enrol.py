@@ -144,7 +144,8 @@ async def _enrol(
         group = anchors.group(found)
         kept = [root.raw for root in roots], [issuer.raw for issuer in issuers]
         held = pack_held(files.root(config), group, *kept)
-        event("authorities", roots=len(roots), issuers=len(issuers))
+        if wanted or len(roots) + len(issuers) > 2:
+            event("authorities", roots=len(roots), issuers=len(issuers))
         if wanted and _stays(own, issuers, group, wanted):
             store.set_held(held)
             return

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from keyferry_manager.store import Store
 
 Step = Literal["switch", "finish"]
+_COMING: dict[str, tuple[Step, ...]] = {"started": ("switch", "finish"), "switched": ("finish",)}
+# Devices looked at with one statement.
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,7 @@ class Rehearsal:
 async def rehearse(config: "Config", store: "Store", chain: Chain, now: float) -> list[Rehearsal]:
     """The steps that are still to come, as they would go now. Nothing is changed."""
     phase = chain.state.phase
-    steps: list[Step] = {"started": ["switch", "finish"], "switched": ["finish"]}.get(
-        phase or "", []
-    )
+    steps = _COMING.get(phase or "", ())
     if not steps:
         return []
     holding = await store.presences.anchors()
@@ -72,10 +73,6 @@ async def rehearse(config: "Config", store: "Store", chain: Chain, now: float) -
     return [
         Rehearsal(step, counted, counted - len(found[step]), tuple(found[step])) for step in steps
     ]
-
-
-# Devices looked at with one statement.
-_AT_ONCE = 500
 
 
 def _unprepared(name: str, chain: Chain) -> Stranded:

@@ -28,6 +28,7 @@ UP = {
         14: ["10.0.0.7:7000", "[2001:db8::7]:7000", "panel-1.local:7000", "a:1"],
     },
     "register with a key": {1: 1, 2: A, 3: M, 4: 1, 16: INSTANCE, 14: [], 22: bytes(180)},
+    "register with what it trusts": {1: 1, 2: A, 3: M, 4: 1, 16: INSTANCE, 14: [], 28: bytes(8)},
     "resolve": {1: 3, 2: A, 3: M, 4: 2, 18: B},
     "connect": {1: 5, 2: A, 3: B, 5: SESSION, 6: 0, 7: bytes(37), 13: [UP_LEG]},
     "connect without route": {1: 5, 2: A, 3: B, 5: SESSION, 6: 1, 7: bytes(37)},
@@ -50,6 +51,7 @@ UP = {
 }
 DOWN = {
     "registered": {1: 2, 2: M, 3: A, 4: 1, 15: 3600, 17: "10.0.0.7:51000"},
+    "registered, others to trust": {1: 2, 2: M, 3: A, 4: 1, 15: 60, 17: "[::1]:5", 28: bytes(8)},
     "registered with a boot": {
         1: 2,
         2: M,
@@ -124,6 +126,7 @@ BAD_UP = {
     "connect to the manager": (CONNECT | {3: M}, "malformed"),
     "register to a device": (REGISTER | {3: B}, "malformed"),
     "resolve of the manager": (UP["resolve"] | {18: M}, "malformed"),
+    "short anchors": ({1: 1, 2: A, 3: M, 4: 1, 16: INSTANCE, 14: [], 28: bytes(7)}, "malformed"),
     "short session": (CONNECT | {5: bytes(15)}, "malformed"),
     "long session": (CONNECT | {5: bytes(17)}, "malformed"),
     "session as text": (CONNECT | {5: "0123456789abcdef"}, "malformed"),

@@ -7,6 +7,7 @@ While a CA rolls over, two generations of it stand side by side: the current one
 import hashlib
 import ipaddress
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,10 +89,9 @@ class Chain:
         return found + [item for item in cross if item is not None]
 
     def cacerts_digest(self) -> bytes:
-        """What a device states that holds all of these, with a certificate of the CA that signs
-        now: 8 bytes (keyferry_core.anchors)."""
-        found = [certificate_der(item) for item in self.cacerts()]
-        return anchors.statement(certificate_der(self.issuing), anchors.group(found))
+        """What a device states that holds all of these, and has its certificate from the CA that
+        signs now."""
+        return certificates_digest(self.issuing, self.cacerts())
 
     def over(self, identified: Identified) -> list[x509.Certificate]:
         """The CA certificates over a leaf that ``identify`` knew, up to the root."""
@@ -227,6 +227,15 @@ class Chain:
         if certificate.subject != passes.registration_subject(common):
             raise AuthenticationError("not a manager's certificate")
         return _identified("registration", common, certificate)
+
+
+def certificates_digest(
+    issuing: x509.Certificate, certificates: Iterable[x509.Certificate]
+) -> bytes:
+    """8 bytes that stand for CA certificates, and for the one of them that signed whoever states
+    this (keyferry_core.anchors)."""
+    group = anchors.group([certificate_der(item) for item in certificates])
+    return anchors.statement(certificate_der(issuing), group)
 
 
 def serial_text(certificate: x509.Certificate) -> str:

@@ -177,7 +177,7 @@ class LocalAuthority(Chain):
 
     def _load(self, which: str, certificate: x509.Certificate) -> passes.Issuer:
         path = self._folder / f"{which}.key"
-        return _matching(files.load_key(path), str(path), certificate)
+        return _matching(files.load_key(path), str(path), certificate, which)
 
     def _load_issuing(self, generation: Generation) -> passes.Issuer:
         if self._config.authority == "pkcs11":
@@ -229,11 +229,14 @@ def in_token(config: Config, generation: str) -> Config:
 
 
 def _matching(
-    key: ec.EllipticCurvePrivateKey, where: str, certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey,
+    where: str,
+    certificate: x509.Certificate,
+    which: str = "issuing",
 ) -> passes.Issuer:
     if key.public_key() != certificate.public_key():
         raise AuthorityProblem(
-            f"{where} is not the key of its certificate: restore both from one backup."
+            f"{where} is not the key of {which}.pem: restore both from one backup."
         )
     return passes.Issuer(key, certificate)
 

@@ -1,4 +1,5 @@
-"""Which CA certificates the devices hold, and which they should: 8 bytes stand for each set."""
+"""Which CA certificates the devices hold, and which they should: 8 bytes stand for each set, and
+for the CA in it that signs (authority/chain.py, certificates_digest)."""
 
 
 class Anchors:

@@ -296,7 +296,6 @@ class Agent:
             (ready.certificate, ready.issuer)[: config.send_certificates],
         )
         self._anchors = ready.anchors
-        self._wanted = b""
         trust = Trust(self.crypto, config.realm, *ready.issuers)
         if self.sessions is None:
             self.sessions = Sessions(config, self.crypto, own, trust, self._send, self._event)

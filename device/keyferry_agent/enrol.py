@@ -134,23 +134,14 @@ async def _enrol(
     authorization: str,
     wanted: bytes = b"",
 ) -> None:
-    from keyferry_core import anchors, est_codec
+    from keyferry_core import est_codec
 
     try:
-        body = await exchange.ask("GET", "cacerts")
-        found = est_codec.parse_certs(body)
-        own = b"" if store.identity is None else store.identity[4]
-        roots, issuers = anchors.accept(crypto, exchange.roots, found, clock.now(), own)
-        group = anchors.group(found)
-        kept = [root.raw for root in roots], [issuer.raw for issuer in issuers]
-        held = pack_held(files.root(config), group, *kept)
-        if wanted or len(roots) + len(issuers) > 2:
-            event("authorities", roots=len(roots), issuers=len(issuers))
-        if wanted and _stays(own, issuers, group, wanted):
+        held, issuers = await _authorities(config, store, crypto, event, exchange, wanted)
+        gc.collect()
+        if not issuers:
             store.set_held(held)
             return
-        del body, found, roots, kept
-        gc.collect()
         request = csr.certificate_request(crypto, private, public, config.name, config.realm)
         event("certificate-request", bytes=len(request))
         request = est_codec.encode_request(request)
@@ -165,17 +156,33 @@ async def _enrol(
     take(config, store, crypto, event, private, public, found, issuers, held)
 
 
-def _stays(own: bytes, issuers: list, group: bytes, wanted: bytes) -> bool:
-    """Whether the CA over our certificate is still believed, and none beside it signs now."""
-    from keyferry_core import anchors
+async def _authorities(
+    config: "files.Config",
+    store: "Store",
+    crypto: "Crypto",
+    event: "Callable[..., None]",
+    exchange: "_Exchange",
+    wanted: bytes,
+) -> tuple[bytes, list]:
+    """What to keep of the CA certificates that there are now, and the CAs that may sign for us.
 
-    stays = False
-    for issuer in issuers:
-        if issuer.raw == own:
-            stays = True
-        elif anchors.statement(issuer.raw, group) == wanted:
-            return False
-    return stays
+    There are none of these when nobody need sign: ``wanted`` is given, the CA over our certificate
+    is still believed, and none beside it signs.
+    """
+    from keyferry_core import anchors, est_codec
+
+    found = est_codec.parse_certs(await exchange.ask("GET", "cacerts"))
+    own = b"" if store.identity is None else store.identity[4]
+    roots, issuers = anchors.accept(crypto, exchange.roots, found, clock.now(), own)
+    group = anchors.group(found)
+    if wanted or len(roots) + len(issuers) > 2:
+        event("authorities", roots=len(roots), issuers=len(issuers))
+    kept = [root.raw for root in roots], [issuer.raw for issuer in issuers]
+    held = pack_held(files.root(config), group, *kept)
+    signing = [issuer for issuer in kept[1] if anchors.statement(issuer, group) == wanted]
+    if wanted and own in kept[1] and signing in ([], [own]):
+        return held, []
+    return held, issuers
 
 
 def take(

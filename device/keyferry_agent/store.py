@@ -65,10 +65,11 @@ def _well_formed(state: object, slot: int) -> bool:
 
 
 def _parse(data: bytes, slot: int) -> dict | None:
-    if data[:4] != _MAGIC or not equal(data[4:_HEAD], sha256(data[_HEAD:])):
+    body = data[_HEAD:]
+    if data[:4] != _MAGIC or not equal(data[4:_HEAD], sha256(body)):
         return None
     try:
-        state = cbor.decode(data[_HEAD:])
+        state = cbor.decode(body)
     except DecodeError:
         return None
     return state if _well_formed(state, slot) else None
@@ -209,6 +210,19 @@ class Store:
         except OSError:
             return None
 
+    def _reads_back(self, slot: int, *parts: bytes) -> bool:
+        """Whether a file holds these parts and no more; piece by piece, for the memory."""
+        try:
+            with open(self._path(slot), "rb") as file:
+                for part in parts:
+                    for start in range(0, len(part), 256):
+                        piece = part[start : start + 256]
+                        if file.read(len(piece)) != piece:
+                            return False
+                return not file.read(1)
+        except OSError:
+            return False
+
     def _commit(self, state: dict) -> None:
         generation = self._state[_GENERATION] + 1
         state[_GENERATION] = generation
@@ -216,10 +230,11 @@ class Store:
         if not _well_formed(state, slot):
             raise StoreError("store: not an identity")
         body = cbor.encode(state)
-        data = _MAGIC + sha256(body) + body
+        head = _MAGIC + sha256(body)
         try:
             with open(self._path(slot), "wb") as file:
-                file.write(data)
+                file.write(head)
+                file.write(body)
                 file.flush()
                 if hasattr(os, "fsync"):
                     os.fsync(file.fileno())
@@ -227,6 +242,6 @@ class Store:
                 os.sync()
         except OSError as error:
             raise StoreError("store: writing failed: " + str(error)) from None
-        if self._read(slot) != data:
+        if not self._reads_back(slot, head, body):
             raise StoreError("store: the flash gave back something else")
         self._state = state

@@ -66,7 +66,7 @@ def accept(
     if own:
         _check_forward(held, [root.raw for root in roots], x509.parse(own).issuer)
     # One root certified by another is no issuing CA, whoever signed it.
-    names = [root.subject for root in roots + old]
+    names = [root.subject for root in old + candidates if root.subject == root.issuer]
     issuers = []
     for candidate in candidates:
         if candidate.subject in names:

@@ -40,6 +40,10 @@ BACKOFF = (1, 60)
 TICK = 10
 # Seconds after a failed renewal until the next.
 RENEW_AGAIN = 3600
+# Seconds within which a device asks for the CA certificates that the manager speaks of, and after
+# which it tries again when that failed.
+FOLLOW_WITHIN = 20
+FOLLOW_AGAIN = 600
 # Bytes allocated between two collections. Without it what lives long ends up all over the heap,
 # and large records find no room in one piece.
 COLLECT_EVERY = 8192
@@ -59,6 +63,7 @@ _PASSING = (
     "keyferry_agent.enrol",
     "keyferry_agent.config",
     "keyferry_agent.store",
+    "keyferry_core.anchors",
     "keyferry_core.est_codec",
     "keyferry_core.csr",
     "keyferry_core.rpk",
@@ -122,8 +127,12 @@ class Agent:
         self._lost: int | None = None  # uptime: the last registered link ended
         self._refresh_at = 0  # uptime: register again
         self._renew_at = 0  # Unix seconds: renew the certificate
+        self._anchors: list[bytes] = []  # identity.Ready.anchors
+        self._wanted = b""  # which of them the manager wants: there are other CAs
+        self._follow_at = 0  # uptime: do what it wants
         self._relink = asyncio.Event()  # end the link, or the wait for the next one
-        self._renewal: list | None = None  # [Event, error or None, new key?]
+        # [Event, error or None, new key?, done over the link?, what ANCHORS are wanted]
+        self._renewal: list | None = None
         self._replaced = False
         self._stopping = False
 
@@ -276,7 +285,7 @@ class Agent:
             from keyferry_agent import link
 
             self._tls = None  # the new context fits where the old one was
-            self._tls = link.context(ready.root, ready.certificate, ready.key)
+            self._tls = link.context(ready.roots, ready.certificate, ready.key)
         self._renew_at = max(ready.renew_at, clock.now() + RENEW_AGAIN)
         # Only now: enrolment and key exchange need not fit into memory together.
         from keyferry_agent.sessions import Sessions
@@ -293,7 +302,8 @@ class Agent:
             ready.agreement,
             (ready.certificate, ready.issuer)[: config.send_certificates],
         )
-        trust = Trust(self.crypto, config.realm, ready.issuer)
+        self._anchors = ready.anchors
+        trust = Trust(self.crypto, config.realm, *ready.issuers)
         if self.sessions is None:
             self.sessions = Sessions(config, self.crypto, own, trust, self._send, self._event)
         else:
@@ -307,9 +317,9 @@ class Agent:
             )
         gc.collect()
 
-    def _ask_renewal(self, new_key: bool) -> list:
+    def _ask_renewal(self, new_key: bool, wanted: bytes = b"") -> list:
         if self._renewal is None:
-            self._renewal = [asyncio.Event(), None, new_key, False]
+            self._renewal = [asyncio.Event(), None, new_key, False, wanted]
         self._relink.set()
         return self._renewal
 
@@ -353,7 +363,7 @@ class Agent:
 
                 try:
                     await identity.renew(
-                        folder, crypto, event, request[2], self._tls, self._enrolment
+                        folder, crypto, event, request[2], self._tls, self._enrolment, request[4]
                     )
                 finally:
                     del identity
@@ -447,6 +457,7 @@ class Agent:
             s.TYPE: s.REGISTER,
             s.INSTANCE: self._instance,
             s.ADDRESSES: self.config.addresses,
+            s.ANCHORS: self._anchors[0],
         }
         if first and self._endorsed:  # the manager keeps it for as long as the link stands
             message[s.PUBLIC_KEY] = self._endorsed
@@ -459,6 +470,10 @@ class Agent:
         expires = answer[s.EXPIRES]
         self._refresh_at = clock.uptime() + expires // 2
         self.sessions.leg = [answer[s.SEEN], s.TRANSPORT_MQTT_TLS, True]
+        wanted = answer.get(s.ANCHORS, b"")
+        if wanted and wanted != self._wanted:
+            self._follow_at = clock.uptime() + jitter(FOLLOW_WITHIN, self.crypto.random) // 1000
+        self._wanted = wanted
         self._event("registered", seen=answer[s.SEEN], expires=expires)
 
     async def _tick(self, reading, failed: list) -> None:
@@ -470,7 +485,8 @@ class Agent:
                 pass
             if self._renewal is not None:
                 self._relink.clear()
-                if await self._certify(self._renewal):
+                # CA certificates come by EST only.
+                if self._renewal[4] or await self._certify(self._renewal):
                     failed.append(LinkError("the certificate is to be renewed"))
                     reading.cancel()
                     return
@@ -479,7 +495,12 @@ class Agent:
                 self.sessions.make_ahead()
                 if clock.uptime() >= self._refresh_at:
                     await self._register()
-                if clock.now() >= self._renew_at:
+                if self._wanted and clock.uptime() >= self._follow_at:
+                    self._follow_at = clock.uptime() + FOLLOW_AGAIN
+                    # A CA that we hold signs now: renew. If not, learn first which there are.
+                    known = self._wanted in self._anchors
+                    self._ask_renewal(False, b"" if known else self._wanted)
+                elif clock.now() >= self._renew_at:
                     self._ask_renewal(False)
             except KeyferryError as error:
                 self._event("upkeep-failed", error=error.name, detail=error.detail)

@@ -7,7 +7,7 @@ believed on the same grounds as EST's answer. The agent forgets this module afte
 from keyferry_agent import clock, enrol
 from keyferry_agent import config as files
 from keyferry_agent.store import Store
-from keyferry_core import csr
+from keyferry_core import anchors, csr
 from keyferry_core import signalling as s
 
 TYPE_CHECKING = False
@@ -33,6 +33,7 @@ async def certify(
     request = csr.certificate_request(crypto, private, public, config.name, config.realm)
     event("certificate-request", bytes=len(request))
     answer = await ask({s.TYPE: s.CERTIFY, s.REQUEST: request}, s.CERTIFIED)
-    issuers = enrol.under_root(crypto, files.root(config), [answer[s.ISSUER]], clock.now())
+    _, roots, _ = store.held(files.root(config))
+    _, issuers = anchors.accept(crypto, roots, [answer[s.ISSUER]], clock.now())
     found = [answer[s.CREDENTIAL]]
     enrol.take(config, store, crypto, event, private, public, found, issuers)

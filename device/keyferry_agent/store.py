@@ -8,17 +8,17 @@ atomic rename is needed, which FAT does not have.
 
 import os
 
-from keyferry_core import cbor
+from keyferry_core import cbor, der
 from keyferry_core._compat import equal, sha256
 from keyferry_core.errors import DecodeError, KeyferryError
 
 _MAGIC = b"KFS1"
 _HEAD = 36
-_MAX_FILE = 6144
+_MAX_FILE = 10240
 
 # keys of the map: (length of the bytes: smallest, largest)
 _GENERATION, _PENDING, _NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER = range(1, 8)
-_AGREEMENT, _ENDORSED = 8, 9
+_AGREEMENT, _ENDORSED, _HELD = 8, 9, 10
 _BYTES = {
     # 32 bytes, or what a secure element hands out in place of a key
     _PENDING: (1, 128),
@@ -27,6 +27,7 @@ _BYTES = {
     _ISSUER: (1, 2048),
     _AGREEMENT: (1, 128),
     _ENDORSED: (1, 280),
+    _HELD: (65, 4096),
 }
 _IDENTITY = (_NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER)
 
@@ -64,13 +65,22 @@ def _well_formed(state: object, slot: int) -> bool:
 
 
 def _parse(data: bytes, slot: int) -> dict | None:
-    if data[:4] != _MAGIC or not equal(data[4:_HEAD], sha256(data[_HEAD:])):
+    body = data[_HEAD:]
+    if data[:4] != _MAGIC or not equal(data[4:_HEAD], sha256(body)):
         return None
     try:
-        state = cbor.decode(data[_HEAD:])
+        state = cbor.decode(body)
     except DecodeError:
         return None
     return state if _well_formed(state, slot) else None
+
+
+def pack_held(root: bytes, group: bytes, roots: list[bytes], issuers: list[bytes]) -> bytes:
+    """What ``Store.held`` reads. ``root`` is the one in root.der; all certificates are DER."""
+    value = sha256(root) + group
+    if roots == [root] and len(issuers) < 2:  # no roll-over: what else there is says it all
+        return value + b"\x00"
+    return value + bytes((len(roots),)) + b"".join(roots + issuers)
 
 
 class Store:
@@ -118,6 +128,27 @@ class Store:
             return None
         return self._state[_AGREEMENT], self._state[_ENDORSED]
 
+    def held(self, root: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
+        """(anchors.group of the CA certificates that were fetched last, roots, issuing CAs).
+
+        Without such a fetch, or after one under another ``root.der`` than ``root``: (b"", [root],
+        []). The issuing CAs are those beside the identity's own while the realm's CA rolls over.
+        """
+        value = self._state.get(_HELD, b"")
+        if value[:32] != sha256(root):
+            return b"", [root], []
+        roots, issuers = [], []
+        reader = der.Reader(value[65:])
+        while reader.more():
+            (roots if len(roots) < value[64] else issuers).append(reader.raw(der.SEQUENCE))
+        return value[32:64], roots or [root], issuers
+
+    def set_held(self, held: bytes) -> None:
+        """Keep what ``pack_held`` made."""
+        state = dict(self._state)
+        state[_HELD] = held
+        self._commit(state)
+
     def set_pending(self, private: bytes) -> None:
         """Keep the key of an enrolment before it starts, so that a retry uses the same one."""
         state = dict(self._state)
@@ -125,9 +156,17 @@ class Store:
         self._commit(state)
 
     def set_identity(
-        self, name: str, realm: str, private: bytes, certificate: bytes, issuer: bytes
+        self,
+        name: str,
+        realm: str,
+        private: bytes,
+        certificate: bytes,
+        issuer: bytes,
+        held: bytes = b"",
     ) -> None:
         """Take over a new identity; the pending key and the old identity go.
+
+        ``held``: of ``pack_held``, when CA certificates were fetched with it.
 
         A key that is replaced is in neither file afterwards, and neither is an agreement key that
         it endorsed.
@@ -140,6 +179,9 @@ class Store:
             _CERTIFICATE: certificate,
             _ISSUER: issuer,
         }
+        held = held or self._state.get(_HELD, b"")
+        if held:
+            state[_HELD] = held
         if not replaced and self.agreement is not None and self._state[_NAME] == name:
             state[_AGREEMENT], state[_ENDORSED] = self.agreement
         self._commit(state)
@@ -168,6 +210,19 @@ class Store:
         except OSError:
             return None
 
+    def _reads_back(self, slot: int, *parts: bytes) -> bool:
+        """Whether a file holds these parts and no more; piece by piece, for the memory."""
+        try:
+            with open(self._path(slot), "rb") as file:
+                for part in parts:
+                    for start in range(0, len(part), 256):
+                        piece = part[start : start + 256]
+                        if file.read(len(piece)) != piece:
+                            return False
+                return not file.read(1)
+        except OSError:
+            return False
+
     def _commit(self, state: dict) -> None:
         generation = self._state[_GENERATION] + 1
         state[_GENERATION] = generation
@@ -175,10 +230,11 @@ class Store:
         if not _well_formed(state, slot):
             raise StoreError("store: not an identity")
         body = cbor.encode(state)
-        data = _MAGIC + sha256(body) + body
+        head = _MAGIC + sha256(body)
         try:
             with open(self._path(slot), "wb") as file:
-                file.write(data)
+                file.write(head)
+                file.write(body)
                 file.flush()
                 if hasattr(os, "fsync"):
                     os.fsync(file.fileno())
@@ -186,6 +242,6 @@ class Store:
                 os.sync()
         except OSError as error:
             raise StoreError("store: writing failed: " + str(error)) from None
-        if self._read(slot) != data:
+        if not self._reads_back(slot, head, body):
             raise StoreError("store: the flash gave back something else")
         self._state = state

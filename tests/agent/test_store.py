@@ -450,11 +450,17 @@ def test_flash_that_gives_back_something_else():
     try:
         store = Store(place.path)
         store.set_pending(OLD[2])
-        kept = store._read
-        store._read = lambda slot: b"something else"
-        error = raises(StoreError, store.set_identity, *OLD)
-        assert error.name == "internal"
-        store._read = kept
+        kept = getattr(store_module, "open", open)
+
+        def swapped(path, mode):
+            return kept(path if mode == "wb" else place.path + "/other", mode)
+
+        for other in (b"something else", _read(place.path + "/identity.1") + b"more"):
+            _write(place.path + "/other", other)
+            store_module.open = swapped
+            error = raises(StoreError, store.set_identity, *OLD)
+            store_module.open = kept
+            assert error.name == "internal"
         assert store.pending == OLD[2]
         assert store.identity is None
     finally:

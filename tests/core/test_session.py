@@ -552,7 +552,7 @@ def test_old_keys_end_the_session():
 def test_nobody_is_believed_once_the_issuing_ca_has_expired():
     peers = trust()
     peers.check(certificate("pump-7"), NOW)
-    peers._issuer.not_after = NOW - 1
+    peers._issuers[0].not_after = NOW - 1
     assert "expired" in raises(AuthenticationError, peers.check, certificate("pump-7"), NOW).detail
 
 

@@ -34,6 +34,7 @@ def run(coroutine):
     set_clock()
     agent_module.BACKOFF = (0, 0)
     agent_module.TICK = 10
+    agent_module.FOLLOW_WITHIN = 20
     identity.BACKOFF = (1, 300)
     try:
         return asyncio.run(coroutine)
@@ -186,6 +187,7 @@ class Hub:
         self.instances = {}
         self.boot = b"manager1"
         self.keys = {}
+        self.anchors = b""  # what devices are to state
         self.certificates = []  # answers to those that are asked for over the link
         self.small = []  # sessions with the profile rpk
 
@@ -243,16 +245,16 @@ class Hub:
             self.instances[link.name] = message[s.INSTANCE]
             if s.PUBLIC_KEY in message:
                 self.keys[link.name] = message[s.PUBLIC_KEY]
-            self.reply(
-                link,
-                {
-                    s.TYPE: s.REGISTERED,
-                    s.ID: message[s.ID],
-                    s.EXPIRES: self.expires,
-                    s.SEEN: "192.0.2.7:1234",
-                    s.INSTANCE: self.boot,
-                },
-            )
+            answer = {
+                s.TYPE: s.REGISTERED,
+                s.ID: message[s.ID],
+                s.EXPIRES: self.expires,
+                s.SEEN: "192.0.2.7:1234",
+                s.INSTANCE: self.boot,
+            }
+            if self.anchors and message[s.ANCHORS] != self.anchors:
+                answer[s.ANCHORS] = self.anchors
+            self.reply(link, answer)
         elif kind == s.RESOLVE:
             answer = {
                 s.TYPE: s.RESOLVED,

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from keyferry_core import anchors
 from keyferry_core.errors import AuthenticationError, DecodeError
 from keyferry_core.names import check_name, parse_identity
 from keyferry_manager.authority import files, passes
@@ -232,10 +233,9 @@ def certificates_digest(
     issuing: x509.Certificate, certificates: Iterable[x509.Certificate]
 ) -> bytes:
     """8 bytes that stand for CA certificates, and for the one of them that signed whoever states
-    this: SHA-256 over that of ``issuing`` and those of all, sorted. PKCS #7 keeps no order."""
-    digests = sorted(item.fingerprint(hashes.SHA256()) for item in certificates)
-    first = issuing.fingerprint(hashes.SHA256())
-    return hashlib.sha256(first + b"".join(digests)).digest()[:8]
+    this (keyferry_core.anchors)."""
+    group = anchors.group([certificate_der(item) for item in certificates])
+    return anchors.statement(certificate_der(issuing), group)
 
 
 def serial_text(certificate: x509.Certificate) -> str:

@@ -188,7 +188,7 @@ agreement_keys = Table(
     Column("registered_at", Double, nullable=False),
 )
 
-# Which CA certificates a device said over its link that it holds: chain.certificates_digest.
+# Which CA certificates a device said over its link that it holds: keyferry_core.anchors.
 anchors = Table(
     "anchors",
     metadata,

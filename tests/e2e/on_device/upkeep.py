@@ -1,6 +1,6 @@
 """A device for test_agents.py: does what JSON lines on its console say, and counts what it gets.
 
-{"do": "connect", "to": NAME}; {"do": "close"}; {"do": "send", "size": N, "count": N};
+{"do": "connect", "to": NAME, "via": WAY}; {"do": "close"}; {"do": "send", "size": N, "count": N};
 {"do": "renew", "new_key": BOOL}; {"do": "memory"}; {"do": "listen"};
 {"do": "tell", "to": NAME, "size": N}
 """
@@ -55,7 +55,8 @@ class Upkeep:
     async def do(self, command):
         what = command["do"]
         if what == "connect":
-            self.take(await self.agent.connect(command["to"]), "connected")
+            via = command.get("via", "relay")
+            self.take(await self.agent.connect(command["to"], via=via), "connected")
         elif what == "close":
             await self.session.close()
         elif what == "send":

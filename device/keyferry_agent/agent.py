@@ -135,6 +135,7 @@ class Agent:
         self._renewal: list | None = None
         self._replaced = False
         self._stopping = False
+        self._direct = None  # direct.Listener
 
     # -- for the application --
 
@@ -149,6 +150,12 @@ class Agent:
         if not CPYTHON:
             gc.threshold(COLLECT_EVERY)
         await self._take_identity()
+        if self.config.direct_port:
+            from keyferry_agent.direct import Listener
+
+            assert self.sessions is not None
+            self._direct = Listener(self.sessions)
+            await self._direct.start(self.config.direct_port)
         self._task = asyncio.create_task(self._run())
         await self._up.wait()
 
@@ -165,6 +172,8 @@ class Agent:
                 await session.close()
             await self._carrier.flush(2)
         self.sessions.end_all("session-closed")
+        if self._direct is not None:
+            self._direct.stop()
         self._task.cancel()
         try:
             await self._task
@@ -179,24 +188,37 @@ class Agent:
         timeout: int = CONNECT_TIMEOUT,
         profile: str = "",
         on_behalf_of: str = "",
+        via: str = "relay",
     ) -> "PeerSession":
         """A session with the device ``name``, which holds the same keys when this returns.
 
         ``profile``: "cert" or "rpk", by default the configured one; docs/keys.md says what they
         are. ``on_behalf_of``: the third party that a gateway asks for; manager and peer must both
-        let it (docs/policy.md). RemoteError with the reason ("access-denied", "unknown-name",
-        "peer-offline", "declined", "unsupported", "timeout"…), LocalError("too-many").
+        let it (docs/policy.md). ``via``: "relay"; "auto", which goes straight to the peer where one
+        of its registered addresses answers, and else, or later, by the relay; or "direct", which
+        ends where there is no direct path (docs/keys.md).
+
+        RemoteError with the reason ("access-denied", "unknown-name", "peer-offline", "declined",
+        "unsupported", "timeout"…), LocalError("too-many").
         """
         check_name(name)
         if on_behalf_of:
             check_name(on_behalf_of)
+        if via not in ("relay", "auto", "direct"):
+            raise LocalError("bad-argument", "via: relay, auto or direct")
         if profile not in ("", "cert", "rpk"):
             raise LocalError("bad-argument", "no such profile")
         await self._wait_up(timeout)
         if name == self.config.name:
             raise LocalError("bad-argument", "a session with ourselves")
         number = s.PROFILE_RPK if (profile or self.config.profile) == "rpk" else s.PROFILE_CERT
-        return await self.sessions.connect(name, timeout, number, on_behalf_of)
+        session = await self.sessions.connect(name, timeout, number, on_behalf_of)
+        if via != "relay":
+            from keyferry_agent import direct
+
+            assert self.sessions is not None
+            await direct.go(session, self.sessions, self.resolve, via == "direct")
+        return session
 
     def incoming(self) -> "Sessions":
         """``async for session in agent.incoming()``: sessions that peers begin, until ``stop``."""

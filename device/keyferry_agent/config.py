@@ -24,6 +24,7 @@ _NUMBERS = {
     "receive_queue": (1, 256, 16),  # records a session holds for its application
     # certificates sent inside EDHOC: 0 a hash, 1 the device's, 2 the issuing CA's as well
     "send_certificates": (0, 2, 0),
+    "direct_port": (0, 65535, 0),  # TCP port for direct paths, 0 for none
     "session_grace": (0, 3600, 30),  # seconds; the manager's setting of the same name
 }
 # What connect() asks for. All but cert-only also keep a key for rpk and answer either.
@@ -80,6 +81,7 @@ class Config:
     receive_queue: int
     send_certificates: int
     session_grace: int
+    direct_port: int
 
 
 def parse(values: object, folder: str = "/") -> Config:

@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from keyferry_agent.direct import Path
+
 # How long the link waits for a slow application, once, before its records are dropped.
 STALL_SECONDS = 0.5
 # Seconds after which a half-open session is given up.
@@ -65,6 +67,7 @@ class PeerSession:
         self._room = asyncio.Event()
         self._stalled = False
         self._warning = ""
+        self.path: Path | None = None  # while records go straight to the peer
 
     @property
     def ended(self) -> str:
@@ -89,6 +92,8 @@ class PeerSession:
                 raise
             await self._sessions.finish(self, self._core.close(error.name))
             raise SessionEnded(error.name) from None
+        if self.path is not None and self._core.confirmed and await self.path.send(message):
+            return
         await self._sessions.send(message, True)
 
     async def recv(self) -> bytes:
@@ -107,6 +112,9 @@ class PeerSession:
         """Tell the peer and the manager that this is over. Nothing happens the second time."""
         messages = self._core.close()
         if messages:
+            # where there is a direct path, the last record goes after those before it
+            if self.path is not None and await self.path.finish(messages[0]):
+                messages.pop(0)
             self._sessions.ended(self)
             for message in messages:
                 await self._sessions.send(message, True)
@@ -174,6 +182,7 @@ class Sessions:
         self.leg: list | None = None  # our own leg of the route, once the manager said it
         self._config = config
         self._crypto = crypto
+        self.random = crypto.random
         self._standing: dict[bytes, PeerSession] = {}
         self._attempts: dict[bytes, _Attempt] = {}
         self._half_open: list[tuple[int, Responder]] = []  # (since, responder), oldest first
@@ -409,6 +418,11 @@ class Sessions:
 
     # -- talking --
 
+    async def on_direct(self, session: PeerSession, record: bytes) -> None:
+        """A record that came over a direct path, and is one of its session's. KeyferryError."""
+        message = {s.FROM: session.peer, s.SESSION: session.session_id, s.RECORD: record}
+        await self._open(session, message)
+
     async def _on_record(self, message: dict) -> None:
         session_id = message[s.SESSION]
         session = self._standing.get(session_id)
@@ -523,6 +537,8 @@ class Sessions:
         self._remember(session.session_id)
         session._news.set()
         session._room.set()
+        if session.path is not None:
+            session.path.close()
         attempt = self._attempts.get(session.session_id)
         if attempt is not None:
             attempt.fail(RemoteError(session.ended))

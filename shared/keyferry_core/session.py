@@ -442,9 +442,30 @@ class Session:
                 self.end(error.name)
             raise
         self._confirm()
+        if kind == records.PATH:
+            return None  # it says something about a connection, and this is none
         if kind == records.CLOSE:
             self.end("session-closed")
             raise RemoteError("session-closed")
+        return data
+
+    def seal_path(self, data: bytes) -> bytes:
+        """A record for the other agent itself, about a direct connection (docs/keys.md)."""
+        self._check_open()
+        return self.records.protect(data, records.PATH)
+
+    def open_path(self, record: bytes) -> bytes:
+        """What ``seal_path`` of the other side was given. It counts as no forgery when it is none
+        of those: anybody can connect. RemoteError.
+        """
+        self._check_open()
+        forged = self.records.forged
+        try:
+            kind, data = self.records.unprotect(record)
+        finally:
+            self.records.forged = forged
+        if kind != records.PATH:
+            raise DecodeError("path: another kind of record")
         return data
 
     def _read_message_4(self, message_4: bytes) -> None:

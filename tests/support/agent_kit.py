@@ -189,6 +189,7 @@ class Hub:
         self.keys = {}
         self.anchors = b""  # what devices are to state
         self.certificates = []  # answers to those that are asked for over the link
+        self.addresses = {}
         self.small = []  # sessions with the profile rpk
 
     async def open(self):
@@ -243,6 +244,7 @@ class Hub:
             self.error(link, self.refuse[kind], message)
         elif kind == s.REGISTER:
             self.instances[link.name] = message[s.INSTANCE]
+            self.addresses[link.name] = message[s.ADDRESSES]
             if s.PUBLIC_KEY in message:
                 self.keys[link.name] = message[s.PUBLIC_KEY]
             answer = {
@@ -261,7 +263,7 @@ class Hub:
                 s.ID: message[s.ID],
                 s.NAME: message[s.NAME],
                 s.ONLINE: message[s.NAME] in self.links,
-                s.ADDRESSES: [],
+                s.ADDRESSES: self.addresses.get(message[s.NAME], []),
             }
             if answer[s.ONLINE] and answer[s.NAME] in self.keys:
                 answer[s.PUBLIC_KEY] = self.keys[answer[s.NAME]]

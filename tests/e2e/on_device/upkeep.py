@@ -1,6 +1,6 @@
 """A device for test_agents.py: does what JSON lines on its console say, and counts what it gets.
 
-{"do": "connect", "to": NAME, "profile": PROFILE}; {"do": "close"};
+{"do": "connect", "to": NAME, "profile": PROFILE, "via": WAY}; {"do": "close"};
 {"do": "send", "size": N, "count": N};
 {"do": "renew", "new_key": BOOL}; {"do": "memory"}; {"do": "listen"};
 {"do": "tell", "to": NAME, "size": N}; {"do": "hurry"}: what is due within seconds is due at once;
@@ -58,8 +58,9 @@ class Upkeep:
     async def do(self, command):
         what = command["do"]
         if what == "connect":
-            profile = command.get("profile", "")
-            self.take(await self.agent.connect(command["to"], profile=profile), "connected")
+            profile, via = command.get("profile", ""), command.get("via", "relay")
+            found = await self.agent.connect(command["to"], profile=profile, via=via)
+            self.take(found, "connected")
         elif what == "close":
             await self.session.close()
         elif what == "send":

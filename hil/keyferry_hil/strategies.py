@@ -15,6 +15,7 @@ from keyferry_hil.problems import BenchProblem
 STATES = ("off", "booted", "flashed", "enrolled", "in-session")
 # What a device's identity is in, on its flash.
 _OWN = ("identity.0", "identity.1", "token", "factory.crt", "factory.key", "config.json")
+_SECRET = ("token", "factory.key", "wifi.json")
 _FORGET = f"""import os
 for name in {_OWN!r}:
     if name in os.listdir("/"):
@@ -113,7 +114,8 @@ class Strategy:
         if wipe:
             self.board.repl.run(_FORGET)
         for name, data in files.items():
-            self.board.repl.write_file("/" + name, data)
+            write = self.board.repl.write_secret if name in _SECRET else self.board.repl.write_file
+            write("/" + name, data)
 
     def _meet(self) -> None:
         if self._peer is None:

@@ -6,7 +6,6 @@ import logging
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -23,10 +22,9 @@ from keyferry_manager.authority import LocalAuthority, open_authority
 from keyferry_manager.carriers.est import Est
 from keyferry_manager.carriers.http import HttpEndpoint
 from keyferry_manager.carriers.mqtt import MqttEndpoint, MqttLink, MqttSettings
-from keyferry_manager.carriers.sip import SipEndpoint, SipSettings
+from keyferry_manager.carriers.sip import SipEndpoint, SipLink, SipSettings
 from keyferry_manager.carriers.status import Status
 from keyferry_manager.carriers.tls import (
-    ChannelPeer,
     Refusal,
     TlsLimits,
     TlsListener,
@@ -36,7 +34,8 @@ from keyferry_manager.certifier import Certifier
 from keyferry_manager.config import Config
 from keyferry_manager.directory import DirectoryUnavailable
 from keyferry_manager.directory.remote import KeysElsewhere, RemoteDirectory
-from keyferry_manager.identity import Identifier, Identity, RevokedSet
+from keyferry_manager.host import CarrierHost
+from keyferry_manager.identity import Identifier, RevokedSet
 from keyferry_manager.issuing import Issuing
 from keyferry_manager.logs import log
 from keyferry_manager.observe.listener import Counted, ObserveListener
@@ -73,33 +72,6 @@ _EST_LIMITS = TlsLimits(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Host:
-    """What the carriers see of the manager."""
-
-    identifier: Identifier
-    relay: Relay
-    trail: AuditTrail
-    took: Callable[[float], None]
-
-    async def identify(self, peer: ChannelPeer) -> Identity:
-        return await self.identifier.identify(peer)
-
-    def link_up(self, link: Link) -> None:
-        self.relay.link_up(link)
-
-    def link_down(self, link: Link, clean: bool, reason: str) -> None:
-        self.relay.link_down(link, clean, reason)
-
-    def receive(self, link: Link, payload: bytes) -> None:
-        began = time.perf_counter()
-        self.relay.receive(link, payload)
-        self.took(time.perf_counter() - began)
-
-    def refused(self, event: str, name: str, address: str, detail: str) -> None:
-        self.trail.refused(event, name, address, detail)
-
-
 class Manager:
     """A manager for the home that ``keyferry init`` made.
 
@@ -120,6 +92,7 @@ class Manager:
         self._revoked_for_handshakes = b""
         self._mqtt_listener: TlsListener | None = None
         self._sip_listener: TlsListener | None = None
+        self.sip: SipEndpoint | None = None
         self.measures = Measures()
         self.observation: Observation | None = None
         self._directory: RemoteDirectory | None = None
@@ -137,6 +110,7 @@ class Manager:
             realm=self.config.realm,
             mqtt_port=self.mqtt_port,
             est_port=self.est_port,
+            sip_port=self.sip_port,
         )
 
     async def drain(self) -> None:
@@ -202,9 +176,13 @@ class Manager:
         reload.set_log_level(config)
         self.relay.adopt(relay_settings(config))
         self._endpoint.settings = settings = _mqtt_settings(config)
+        if self.sip is not None:
+            self.sip.settings = _sip_settings(config)
         for presence in self.relay.registry:
             if isinstance(presence.link, MqttLink):
                 presence.link.adopt(settings)
+            elif isinstance(presence.link, SipLink):
+                presence.link.adopt()
         for listener in (self._mqtt_listener, self._sip_listener):
             if listener is not None:
                 listener.limits = _link_limits(config)
@@ -226,7 +204,7 @@ class Manager:
 
     def _unsent(self) -> int:
         links = [presence.link for presence in self.relay.registry]
-        unsent = sum(link.unsent for link in links if isinstance(link, MqttLink))
+        unsent = sum(link.unsent for link in links if isinstance(link, (MqttLink, SipLink)))
         return unsent + len(self._certifier)
 
     async def _suspend(self) -> None:
@@ -343,7 +321,7 @@ class Manager:
 
     async def _listen_for_mqtt(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
-        host = _Host(self._identifier, self.relay, self.trail, self.measures.relay.observe)
+        host = CarrierHost(self._identifier, self.relay, self.trail, self.measures.relay.observe)
         endpoint = self._endpoint = MqttEndpoint(host, _mqtt_settings(config))
         listener = self._mqtt_listener = TlsListener(
             "mqtt", self._mqtt_context(), endpoint, self._connection_refused, _link_limits(config)
@@ -356,9 +334,12 @@ class Manager:
 
     async def _listen_for_sip(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
-        host = _Host(self._identifier, self.relay, self.trail, self.measures.relay.observe)
-        settings = SipSettings(requests_per_second=config.messages_per_second)
-        endpoint = SipEndpoint(host, config.realm, settings)
+        host = CarrierHost(self._identifier, self.relay, self.trail, self.measures.relay.observe)
+        hosts = ("localhost", config.public_host, config.device_host, *config.server_names)
+        endpoint = SipEndpoint(
+            host, config.realm, _sip_settings(config), filter(None, hosts), self.measures
+        )
+        self.sip = endpoint
         listener = self._sip_listener = TlsListener(
             "sip", self._mqtt_context(), endpoint, self._connection_refused, _link_limits(config)
         )
@@ -632,6 +613,10 @@ def _mqtt_settings(config: Config) -> MqttSettings:
     return MqttSettings(
         packets_per_second=config.messages_per_second, queue_messages=config.queue_messages
     )
+
+
+def _sip_settings(config: Config) -> SipSettings:
+    return SipSettings(requests_per_second=config.messages_per_second)
 
 
 def relay_settings(config: Config) -> RelaySettings:

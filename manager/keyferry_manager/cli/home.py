@@ -316,6 +316,7 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
             "host": config.listen_host,
             "mqtt_port": manager.mqtt_port,
             "est_port": manager.est_port,
+            "sip_port": manager.sip_port,
             "observe_port": manager.observe_port,
             "api_port": manager.api_port,
             "pid": os.getpid(),
@@ -327,6 +328,8 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
                 f"ready: {config.realm} on {config.listen_host}, MQTT port {manager.mqtt_port}, "
                 f"EST port {manager.est_port}"
             )
+            if manager.sip_port >= 0:
+                line += f", SIP port {manager.sip_port}"
             if manager.observe_port:
                 line += f", metrics on {config.observe_host} port {manager.observe_port}"
             if manager.api_port is not None:

@@ -62,6 +62,9 @@ class Measures:
         # Our own: which, and the Unix time of its end.
         self.own_expiries: dict[str, float] = {}
         self.faults: Counter[str] = Counter()  # background work that failed
+        # Of SIP: requests of devices by method, final responses to them by status.
+        self.sip_requests: Counter[str] = Counter()
+        self.sip_responses: Counter[str] = Counter()
 
     def count_est(self, path: str, status: int, seconds: float) -> None:
         """Count a request to the EST listener; ``path`` and ``status`` can be anything."""

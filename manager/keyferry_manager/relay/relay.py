@@ -23,7 +23,7 @@ from keyferry_manager.relay.agreement import AgreementKeys
 from keyferry_manager.relay.deliveries import Deliveries, Delivery
 from keyferry_manager.relay.envelopes import Envelopes
 from keyferry_manager.relay.settings import RelaySettings
-from keyferry_manager.relay.steps import PATHS, Passage, Step
+from keyferry_manager.relay.steps import ADMISSION, PATHS, Passage, Step, check_leg
 from keyferry_manager.store.records import AgreementKey
 
 # Refusals that say something about the sender, not about the moment: these are audited.
@@ -218,6 +218,33 @@ class Relay:
         if self._trace is not None and passed is not None:
             out = passage.out if passage is not None and outcome in ("relayed", "answered") else b""
             self._trace(link, payload, message, passed, outcome, out)
+
+    def admit(self, link: Link, message: dict[int, Any]) -> tuple[Link, list[list[Any]]]:
+        """Hold a call, which a carrier hands on itself, to what a connect is held to.
+
+        ``message`` has type, from, to and perhaps route, of a connect. Returns the callee's link
+        and both legs; RemoteError, which is written down, moves nothing.
+        """
+        passage = Passage(link, b"", message)
+        try:
+            for step in ADMISSION:
+                step(self, passage)
+        except RemoteError as error:
+            self._note(link, message, error)
+            raise
+        assert passage.peer is not None
+        assert passage.leg is not None
+        self.counters["call"] += 1
+        onward = [passage.peer.address, passage.peer.transport, True, True]
+        return passage.peer, [passage.leg, onward]
+
+    def leg(self, link: Link, stated: list[Any] | None) -> list[Any]:
+        """The leg of a device that answers a call, checked; one that differs is written down."""
+        mode = self.settings.route_mode
+        found, wrong = check_leg(stated, link, "report" if mode == "strict" else mode)
+        if wrong:
+            self._trail.refused("route-mismatch", link.name, link.address, wrong, relayed=True)
+        return found
 
     # time
 
@@ -426,9 +453,14 @@ class Relay:
     def _refuse(
         self, link: Link, payload: bytes, message: dict[int, Any] | None, error: RemoteError
     ) -> None:
-        self.counters[error.name] += 1
         if message is None:
             message = _readable(payload)
+        self._note(link, message, error)
+        link.send(self._error(link, error, message))
+
+    def _note(self, link: Link, message: dict[int, Any], error: RemoteError) -> None:
+        """Count a refusal, and write down what says something about the sender."""
+        self.counters[error.name] += 1
         if error.name in _AUDITED:
             kind = message.get(sig.TYPE)
             fields: dict[str, object] = {"to": message.get(sig.TO, "")}
@@ -442,7 +474,6 @@ class Relay:
                 fields["request"] = session.request if session and mine else _request()
                 fields["session"] = message[sig.SESSION].hex()
             self._trail.refused(error.name, link.name, link.address, error.detail, **fields)
-        link.send(self._error(link, error, message))
 
     def _error(
         self, link: Link, error: KeyferryError, message: dict[int, Any], hint: str = ""

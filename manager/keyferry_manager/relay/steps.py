@@ -439,3 +439,6 @@ PATHS: dict[int, tuple[Step, ...]] = {
     ),
     sig.DELIVERED: (name, registered, awaited, unchanged, report),
 }
+
+# What a call of user agents, whose way is a carrier's, is held to before it begins.
+ADMISSION: tuple[Step, ...] = (name, registered, route, policy, known, peer)

@@ -25,7 +25,8 @@ virtual = {}
 name = "v2"
 virtual = { heap = "128k" }
 """
-PATIENCE = 170
+pytestmark = pytest.mark.timeout(600)
+PATIENCE = 500
 
 
 class Run:

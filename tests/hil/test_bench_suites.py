@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from keyferry_hil.drivers.virtual import VirtualBoardProcess
 from keyferry_hil.resources import BoardSpec, SerialPort, Virtual
 from support.processes import environment
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine compiles for long
 RIG = "[[board]]\nname = 'v1'\nvirtual = {}\n[[board]]\nname = 'v2'\nvirtual = {}\n"
 
 
@@ -17,14 +20,14 @@ def bench(place: Path, *words: str) -> str:
         cwd=place,
         env=environment(
             {
-                "KEYFERRY_BENCH": str(place / "state"),
+                "KEYFERRY_BENCH": str(place.parent / "state"),
                 "KEYFERRY_LEASES": str(place / "leases"),
                 "PYTEST_ADDOPTS": "-p no:cacheprovider",
             }
         ),
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

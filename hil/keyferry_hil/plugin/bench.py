@@ -31,6 +31,7 @@ class Bench:
         self.place = place
         self.lease_wait = lease_wait
         self.leases = leases.Leases()
+        self._cache = rig.state.parent  # one compiled application serves all rigs
         self._virtual: list[VirtualBoardProcess] = []
         self._failures: dict[str, int] = {}
         self._manager: Manager | None = None
@@ -94,7 +95,7 @@ class Bench:
         logs = self.place / "logs" / _file_name(test)
         fitting = [
             board
-            for board in (Board(spec, SerialLog(), self.rig.state) for spec in self.rig.boards)
+            for board in (Board(spec, SerialLog(), self._cache) for spec in self.rig.boards)
             if features <= board.features
         ]
         if len(fitting) < count:
@@ -108,7 +109,7 @@ class Bench:
         try:
             for key in taken:
                 log = SerialLog(logs.with_name(f"{logs.name}.{keys[key].name}.log"))
-                board = Board(keys[key], log, self.rig.state)
+                board = Board(keys[key], log, self._cache)
                 boards.append(board)
             yield boards
             for key in taken:

@@ -90,6 +90,7 @@ class Manager:
         self._seen_version = -1
         self._revoked_serials: set[str] = set()
         self._revoked_for_handshakes = b""
+        self._rolling_over = False
         self._mqtt_listener: TlsListener | None = None
         self._sip_listener: TlsListener | None = None
         self.sip: SipEndpoint | None = None
@@ -505,8 +506,9 @@ class Manager:
 
     async def _roll_over(self) -> None:
         """Go on with another phase of a CA's roll-over, when an operator began one."""
-        if not self._authority.reread():
+        if not self._authority.reread() and not self._rolling_over:
             return
+        self._rolling_over = True  # until all of it is done, also when the database is away now
         await self._authority.keep_server()
         # Who signs revocation lists, and which of them a handshake needs, has changed.
         revoked = await self.store.life.all_revoked(time.time())
@@ -516,6 +518,7 @@ class Manager:
         self.relay.anchors.current = self._authority.cacerts_digest()
         state = self._authority.state
         phase = state.phase or "aborted"
+        self._rolling_over = False
         self.trail.ok("ca-rollover-taken-over", "", "", phase, generation=state.current or "1")
 
     def _end_unbelieved(self) -> None:

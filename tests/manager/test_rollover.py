@@ -511,3 +511,45 @@ def test_a_backup_in_the_middle_goes_on(home: Home, tmp_path: Path):
     restored.authority.reread()
     with pytest.raises(AuthenticationError):
         restored.authority.identify(old.der)
+
+
+def test_a_finish_whose_power_went_is_made_good(home: Home, monkeypatch: pytest.MonkeyPatch):
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    ca = home.folder / "ca"
+    for again in (rollover.finish, rollover.start):
+        for name in ("start", "switch"):
+            getattr(rollover, name)(home.config, time.time())
+        old = ca / (State.load(ca).other or "")
+        with monkeypatch.context() as patch:
+            patch.setattr("keyferry_manager.authority.rollover.Path.unlink", cut)
+            with pytest.raises(KeyboardInterrupt):
+                rollover.finish(home.config, time.time())
+        assert State.load(ca).phase == "finished"
+        assert (old / "root.key").exists()
+        if again is rollover.finish:
+            with pytest.raises(Conflict, match="is finished"):
+                again(home.config, time.time())
+        else:
+            again(home.config, time.time())
+        assert not (old / "root.key").exists()
+        assert not (old / "issuing.key").exists()
+        assert (ca / "factory.key").exists()
+        LocalAuthority(home.config)
+
+
+def test_a_phase_whose_key_cannot_be_read_is_tried_again(running: Running):
+    home = running.home
+    step(running, "start")
+    key = home.folder / "ca" / "2" / "issuing.key"
+    rollover.switch(home.config, time.time())
+    key.chmod(0o644)
+    with pytest.raises(AuthorityProblem, match="can be read by others"):
+        home.authority.reread()
+    assert home.authority.state.phase is None
+    assert home.authority.issuing == home.authority.cacerts()[0]
+    key.chmod(0o600)
+    assert home.authority.reread()
+    until(lambda: running.look(lambda m: m._authority.state.phase) == "switched")
+    assert home.audit("ca-rollover-taken-over", "switched")

@@ -43,9 +43,14 @@ class LocalAuthority(Chain):
 
     def reread(self) -> bool:
         """Take over another phase of a roll-over, in place. False when it is the one there was."""
-        if not super().reread():
-            return False
-        self._read_keys()
+        before = dict(self.__dict__)
+        try:
+            if not super().reread():
+                return False
+            self._read_keys()
+        except BaseException:  # a key that is not there yet, say: the next look tries it again
+            self.__dict__.update(before)
+            raise
         return True
 
     def signers(self) -> "list[GenerationSigner]":

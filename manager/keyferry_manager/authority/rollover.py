@@ -47,6 +47,7 @@ def start(config: Config, now: float) -> State:
     ca = _own(config)
     state = State.load(ca)
     _expect(state, None, "finished")
+    _remove_old_keys(ca, state)
     present = Generation.load(ca, state.current)
     key_file = present.folder / "root.key"
     if not key_file.exists():
@@ -108,15 +109,27 @@ def finish(config: Config, now: float) -> State:
     device that knows no other."""
     ca = _own(config)
     state = State.load(ca)
+    _remove_old_keys(ca, state)
     _expect(state, "switched")
-    assert state.other is not None
-    old = ca / state.other
     state = State(state.current, None, "finished", int(now))
     state.save(ca)
-    for which in ("issuing.key", "root.key"):
-        (old / which).unlink(missing_ok=True)
-    files.sync_directory(old)
+    _remove_old_keys(ca, state)
     return state
+
+
+def _remove_old_keys(ca: Path, state: State) -> None:
+    """Once a roll-over is finished: also those that one left behind whose power went."""
+    if state.phase != "finished":
+        return
+    folders = [ca, *(path for path in ca.iterdir() if path.is_dir())]
+    for folder in folders:
+        if folder == ca / state.current:
+            continue
+        found = [folder / which for which in ("issuing.key", "root.key")]
+        if any(path.exists() for path in found):
+            for path in found:
+                path.unlink(missing_ok=True)
+            files.sync_directory(folder)
 
 
 def _cross(

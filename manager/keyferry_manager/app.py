@@ -269,7 +269,9 @@ class Manager:
         self._issuing = issuing = Issuing(
             config, store, self._authority, writer.entry, directory=self._directory
         )
-        self._certifier = Certifier(self.relay, issuing.renew, self._authority.cacerts)
+        self._certifier = Certifier(
+            self.relay, issuing.renew, self._authority.cacerts, self.measures.count_certify
+        )
         self.relay.certify = self._certifier.begin
         stack.push_async_callback(self._certifier.stop)
         await self._listen_for_est(stack)

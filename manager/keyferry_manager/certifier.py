@@ -7,6 +7,7 @@ CERTIFIED with the certificate, or an ERROR with the same id.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from cryptography import x509
@@ -26,17 +27,20 @@ _AT_ONCE = 64
 
 class Certifier:
     """Answers CERTIFY. ``renew`` makes the certificate or raises Refused (``Issuing.renew``), and
-    ``issuers`` are the CA certificates, one of which signed it."""
+    ``issuers`` are the CA certificates, one of which signed it. ``count`` is told the
+    status that EST would have answered, and the seconds."""
 
     def __init__(
         self,
         relay: Relay,
         renew: Callable[[ChannelPeer, bytes], Awaitable[x509.Certificate]],
         issuers: Callable[[], list[x509.Certificate]],
+        count: Callable[[int, float], None] = lambda status, seconds: None,
     ) -> None:
         self._relay = relay
         self._renew = renew
         self._issuers = issuers
+        self._count = count
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
@@ -61,6 +65,7 @@ class Certifier:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, link: Link, number: int, request: bytes) -> None:
+        began, status = time.perf_counter(), 500
         try:
             leaf = await self._renew(ChannelPeer(link.address, link.certificate_der), request)
             issuer = next(ca for ca in self._issuers() if ca.subject == leaf.issuer)
@@ -71,8 +76,11 @@ class Certifier:
                 sig.ISSUER: issuer.public_bytes(Encoding.DER),
             }
             self._relay.answer(link, answer)
+            status = 200
         except Refused as refused:
+            status = refused.http_status
             self._relay.refuse(link, number, refused, refused.hint)
         except Exception:
             _LOG.exception("certify-failed", extra={"fields": {"name": link.name}})
             self._relay.refuse(link, number, RemoteError("internal"))
+        self._count(status, time.perf_counter() - began)

@@ -74,6 +74,11 @@ class Measures:
         if operation in ("simpleenroll", "simplereenroll"):
             self.enrolment.observe(seconds)
 
+    def count_certify(self, status: int, seconds: float) -> None:
+        """Count a renewal over a link, with the status that EST would have answered."""
+        self.enrolments["certify", str(status)] += 1
+        self.enrolment.observe(seconds)
+
 
 # Names and lower bounds, in days, of what a certificate still lasts.
 _LASTS = (("later", 30), ("within-30d", 7), ("within-7d", 1), ("within-1d", 0))

@@ -23,6 +23,10 @@ class State(enum.Enum):
     ENDED = "ended"
 
 
+# Looked up for each message, which an enum makes dear.
+_ESTABLISHED = State.ESTABLISHED
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One session. ``started_at`` is Unix time, ``touched`` of the monotonic clock."""
@@ -138,7 +142,7 @@ class Sessions:
         session.touched = now
         session.messages += 1
         session.octets += size
-        if session.state is State.ESTABLISHED:
+        if session.state is _ESTABLISHED:
             self._established.move_to_end(session.id)
 
     def end(self, session: Session, reason: str, wall: float) -> None:

@@ -163,8 +163,9 @@ def new_session(relay: "Relay", passage: Passage) -> str:
     return "new"
 
 
-# An enum's value is a property, and this is asked for each record.
+# An enum's members and values cost a call, and these are asked for with each record.
 _STATES = {state: state.value for state in State}
+_OFFERED, _ESTABLISHED = State.OFFERED, State.ESTABLISHED
 
 
 def session(relay: "Relay", passage: Passage) -> str:
@@ -173,9 +174,9 @@ def session(relay: "Relay", passage: Passage) -> str:
     found = check_party(found, passage.link.name, passage.message[sig.TO])
     state = found.state
     if passage.kind == sig.ACCEPT:
-        if state is not State.OFFERED or found.responder != passage.link.name:
+        if state is not _OFFERED or found.responder != passage.link.name:
             raise RemoteError("unknown-session", "nothing to accept")
-    elif passage.kind == sig.MESSAGE and state is not State.ESTABLISHED:
+    elif passage.kind == sig.MESSAGE and state is not _ESTABLISHED:
         raise RemoteError("unknown-session", "not accepted yet")
     passage.session = found
     return _STATES[state]

@@ -113,7 +113,8 @@ class SipDevice(SipClient):
         to = request.headers["To"]
         if "tag=" not in to and code > 100:
             call_id = request.headers["Call-ID"]
-            response.headers.set("To", f"{to};tag={tag or call_id[16:]}")
+            ours = call_id[16:] if len(call_id) == 32 and "@" not in call_id else "callee"
+            response.headers.set("To", f"{to};tag={tag or ours}")
         for key, value in fields.items():
             response.headers.set(key.replace("_", "-").title(), value)
         if kind:

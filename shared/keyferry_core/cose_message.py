@@ -1,8 +1,8 @@
 """COSE_Sign1 and COSE_Encrypt0 as whole messages (RFC 9052, sections 4.2 and 5.2).
 
-One algorithm for signatures, ES256 unless the caller names another, two for encryption (AES-CCM-16-64-128 and -128-128); the
-caller's key decides which is meant, the header can only agree. Messages are taken with their CBOR
-tag or without it, since the context says what they are.
+One algorithm for signatures, ES256 unless the caller names another, two for encryption
+(AES-CCM-16-64-128 and -128-128); the caller's key decides which is meant, the header can only
+agree. Messages are taken with their CBOR tag or without it, since the context says what they are.
 """
 
 from keyferry_core import cbor

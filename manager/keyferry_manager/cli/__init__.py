@@ -22,6 +22,7 @@ _COMMANDS = {
     "device": ("device",),
     "directory": ("directory",),
     "firmware": ("firmware",),
+    "flashing": ("firmware",),
     "home": ("init", "serve"),
     "links": ("links",),
     "policy": ("policy",),

@@ -16,6 +16,14 @@ from keyferry_hil.resources import BoardSpec, HubPort, Relay
 
 # Seconds until a port that went away with the power is there again.
 _COME_BACK = 30.0
+# Ports count from 1970 or 2000. A port without a real-time clock has the computer's time.
+_SET_CLOCK = """
+import time
+offset = 946684800 if time.gmtime(0)[0] == 2000 else 0
+if abs(time.time() + offset - {wanted}) > 60:
+    import machine
+    machine.RTC().datetime({values})
+"""
 
 
 class Board:
@@ -138,6 +146,13 @@ class Board:
         if self.seen is None:
             self.seen = probe.look(self.name, self.repl)
         return self.seen
+
+    def set_clock(self, seconds: float | None = None) -> None:
+        """Set its clock, at its prompt: to ``seconds`` since 1970, or right if it is not."""
+        wanted = time.time() if seconds is None else seconds
+        moment = time.gmtime(wanted)
+        values = (*moment[:3], moment.tm_wday, *moment[3:6], 0)
+        self.repl.run(_SET_CLOCK.format(wanted=int(wanted), values=values))
 
     # -- its application --
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from keyferry_hil import discovery, leases, probe
 from keyferry_hil.drivers.line import SerialLine
-from keyferry_hil.drivers.repl import Repl
+from keyferry_hil.drivers.repl import ENTER_SECONDS, Repl
 from keyferry_hil.drivers.serial_log import SerialLog
 from keyferry_hil.drivers.virtual import VirtualBoardProcess, VirtualControl
 from keyferry_hil.problems import BenchProblem
@@ -53,12 +53,12 @@ class Finding:
         }
 
 
-def examine(rig: Rig, *, reset: bool = False) -> list[Finding]:
+def examine(rig: Rig, *, patience: float = ENTER_SECONDS) -> list[Finding]:
     """Look at all boards of a rig. Virtual ones that do not run are started for the look; a board
-    that somebody has leased is left alone."""
+    that somebody has leased is left alone. ``patience``: seconds until a board's prompt."""
     known = discovery.plugged()
     with ThreadPoolExecutor(min(len(rig.boards), _MOST_AT_ONCE)) as pool:
-        found = list(pool.map(lambda spec: _examine(spec, known, reset), rig.boards))
+        found = list(pool.map(lambda spec: _examine(spec, known, patience), rig.boards))
     chips = Counter(item.seen.chip for item in found if item.seen is not None and item.seen.chip)
     return [_one_of_two(item, chips) for item in found]
 
@@ -70,7 +70,7 @@ def _one_of_two(item: Finding, chips: Counter[str]) -> Finding:
     return replace(item, problem=BenchProblem("same-serial", item.board, detail))
 
 
-def _examine(spec: BoardSpec, known: Sequence[discovery.Plugged], reset: bool) -> Finding:
+def _examine(spec: BoardSpec, known: Sequence[discovery.Plugged], patience: float) -> Finding:
     began = time.monotonic()
     port, seen, problem = "", None, None
     mine = leases.Leases()
@@ -82,7 +82,7 @@ def _examine(spec: BoardSpec, known: Sequence[discovery.Plugged], reset: bool) -
                 _start_virtual(spec, stack)
             port = discovery.locate(spec.name, spec.port, list(known))
             mine.take([leases.key(port)])
-            seen = _look(spec, port, reset)
+            seen = _look(spec, port, patience)
             probe.check_firmware(spec, seen)
     except BenchProblem as error:
         problem = error
@@ -95,18 +95,18 @@ def _start_virtual(spec: BoardSpec, stack: ExitStack) -> None:
         stack.callback(VirtualBoardProcess(spec).stop)
 
 
-def _look(spec: BoardSpec, port: str, reset: bool) -> probe.Seen:
+def _look(spec: BoardSpec, port: str, patience: float) -> probe.Seen:
     line = SerialLine(spec.name, port, spec.port.baud, SerialLog())
     try:
         repl = Repl(line)
-        repl.enter(soft_reset=reset)
+        repl.enter(soft_reset=False, seconds=patience)
         seen = probe.look(spec.name, repl)
         repl.leave()
         return seen
     except BenchProblem as problem:
         line.close()
         if problem.name == "garbage":
-            speed = _speed(spec, port)
+            speed = _speed(spec, port, min(patience, _ONE_BAUD))
             if speed:
                 raise BenchProblem(
                     "garbage", spec.name, f"at {spec.port.baud} baud; it speaks at {speed}"
@@ -116,7 +116,7 @@ def _look(spec: BoardSpec, port: str, reset: bool) -> probe.Seen:
         line.close()
 
 
-def _speed(spec: BoardSpec, port: str) -> int:
+def _speed(spec: BoardSpec, port: str, seconds: float) -> int:
     """The speed at which a prompt comes, 0 for none."""
     for baud in _BAUDS:
         if baud == spec.port.baud:
@@ -126,7 +126,7 @@ def _speed(spec: BoardSpec, port: str) -> int:
         except BenchProblem:
             continue  # the port does not do this speed
         try:
-            Repl(line).enter(soft_reset=False, seconds=_ONE_BAUD)
+            Repl(line).enter(soft_reset=False, seconds=seconds)
             return baud
         except BenchProblem:
             continue

@@ -1,11 +1,14 @@
 """A real manager on this computer: ``keyferry init`` and ``keyferry serve`` as processes."""
 
+import http.client
 import importlib.util
 import json
 import os
 import select
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -34,7 +37,7 @@ class Manager:
         # Not below ``folder``: a report is shown around, and this has keys.
         self.home = Path(tempfile.mkdtemp(prefix="keyferry-bench-")) / "home"
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / "manager.log"
+        self.log = folder / f"manager-{os.getpid()}.log"
         self.ports: dict[str, int] = {}
         self._process: subprocess.Popen[str] | None = None
         self._devices = 0
@@ -119,24 +122,68 @@ class Manager:
     # -- devices --
 
     def add(
-        self, name: str, *, token: bool = False, profile: str = "cert", mqtt_port: int = 0
+        self,
+        name: str,
+        *,
+        factory: bool = False,
+        again: bool = False,
+        profile: str = "cert",
+        mqtt_port: int = 0,
+        **settings: int,
     ) -> dict[str, bytes]:
-        """A new device; the files that make a board it. ``mqtt_port``: another way to us."""
-        with tempfile.TemporaryDirectory(dir=self.home.parent) as place:
-            files = Path(place, name)
-            self.command(
-                *("device", "add", name, "--token" if token else "--factory"),
-                *("--out", str(files), "--host", self.network.host, "--profile", profile),
-                *("--mqtt-port", str(mqtt_port or self.ports["mqtt_port"])),
-                *("--est-port", str(self.ports["est_port"])),
-            )
-            found = {path.name: path.read_bytes() for path in files.iterdir()}
-        self._devices += 1
-        return found
+        """A new device, with a token or a factory identity; the files that make a board it.
+
+        ``mqtt_port``: where it links to, when that is not the manager itself. ``again``: it is
+        known, and its credentials are lost. ``settings`` are others of ``config.json``.
+        """
+        self._devices += not again
+        mqtt_port = mqtt_port or self.ports["mqtt_port"]
+        if factory:
+            with tempfile.TemporaryDirectory(dir=self.home.parent) as place:
+                files = Path(place, name)
+                self.command(
+                    *("device", "add", name, "--factory", "--out", str(files)),
+                    *("--host", self.network.host, "--mqtt-port", str(mqtt_port)),
+                    *("--est-port", str(self.ports["est_port"]), "--profile", profile),
+                )
+                return {path.name: path.read_bytes() for path in files.iterdir()}
+        config = {
+            "name": name,
+            "realm": REALM,
+            "host": self.network.host,
+            "mqtt_port": mqtt_port,
+            "est_port": self.ports["est_port"],
+            "profile": profile,
+            **settings,
+        }
+        token = self.ask("POST", "/v1/devices", {"name": name, "again": again})["token"]
+        root = ssl.PEM_cert_to_DER_cert((self.home / "ca" / "root.pem").read_text())
+        return {
+            "config.json": json.dumps(config).encode(),
+            "root.der": root,
+            "token": token.encode() + b"\n",
+        }
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The admin API, over the socket in the home. BenchProblem("manager-failed")."""
+        connection = _OverSocket(self.home)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            said = answer.read()
+        except OSError as error:
+            raise BenchProblem("manager-failed", _WHO, f"{method} {path}: {error}") from None
+        finally:
+            connection.close()
+        if answer.status >= 300:
+            detail = said[:300].decode(errors="replace")
+            raise BenchProblem("manager-failed", _WHO, f"{method} {path}: {detail}")
+        return json.loads(said or b"null")
 
     def allow(self, initiator: str, responder: str) -> None:
         """A rule, in force when this returns."""
-        self.command("allow", initiator, responder)
+        self.ask("PUT", f"/v1/rules/{initiator}/{responder}")
         self._rules += 1
         end = time.monotonic() + _SECONDS
         while time.monotonic() < end:
@@ -150,10 +197,41 @@ class Manager:
             time.sleep(0.05)
         raise BenchProblem("manager-failed", _WHO, "it did not take over devices and rules")
 
+    def device(self, name: str) -> dict[str, Any]:
+        """What the manager knows of a device."""
+        return self.ask("GET", f"/v1/devices/{name}")
+
     def serial(self, name: str) -> str:
         """The serial number of a device's newest certificate, "" before it has one."""
-        certificates = self.command("device", "show", name).get("certificates", [])
-        return certificates[-1]["serial"] if certificates else ""
+        certificates = self.device(name)["certificates"]
+        return certificates[0]["serial"] if certificates else ""
+
+    def wait_online(self, name: str) -> None:
+        """Until the manager has the device's link in its list."""
+        end = time.monotonic() + _SECONDS
+        while not self.device(name)["online"]:
+            if time.monotonic() > end:
+                raise BenchProblem("manager-failed", _WHO, f"{name} has no link")
+            time.sleep(0.05)
+
+    def revoke(self, name: str) -> None:
+        """Revoke a device's certificates; its link is closed."""
+        self.ask("POST", f"/v1/devices/{name}/revocation", {"reason": "keyCompromise"})
+
+
+class _OverSocket(http.client.HTTPConnection):
+    def __init__(self, home: Path) -> None:
+        super().__init__("manager", timeout=_SECONDS)
+        self._home = home
+
+    def connect(self) -> None:
+        folder = os.open(self._home, os.O_RDONLY)
+        try:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(_SECONDS)
+            self.sock.connect(f"/proc/self/fd/{folder}/api.sock")
+        finally:
+            os.close(folder)
 
 
 def _environment() -> dict[str, str]:

@@ -15,6 +15,12 @@ from keyferry_hil.problems import BenchProblem
 STATES = ("off", "booted", "flashed", "enrolled", "in-session")
 # What a device's identity is in, on its flash.
 _OWN = ("identity.0", "identity.1", "token", "factory.crt", "factory.key", "config.json")
+_SECRET = ("token", "factory.key", "wifi.json")
+_FORGET = f"""import os
+for name in {_OWN!r}:
+    if name in os.listdir("/"):
+        os.remove("/" + name)
+"""
 
 
 class Strategy:
@@ -52,7 +58,7 @@ class Strategy:
             return
         wanted = STATES.index(state)
         if STATES.index(self.state) > wanted:
-            self._state = "off" if wanted < 2 else "booted"
+            self._state = "off"  # from its prompt up again
         for step in STATES[STATES.index(self.state) + 1 : wanted + 1]:
             self._steps[step]()
             self._state = step
@@ -92,6 +98,7 @@ class Strategy:
 
     def _flash(self) -> None:
         self.board.flash()
+        self.board.set_clock()  # certificates have dates, and boards forget the time
 
     def _enrol(self) -> None:
         if self._manager is None:
@@ -105,10 +112,10 @@ class Strategy:
         """Files at the top of its flash. ``wipe``: it forgets who it was before."""
         self.board.to_prompt()
         if wipe:
-            for name in _OWN:
-                self.board.repl.remove("/" + name)
+            self.board.repl.run(_FORGET)
         for name, data in files.items():
-            self.board.repl.write_file("/" + name, data)
+            write = self.board.repl.write_secret if name in _SECRET else self.board.repl.write_file
+            write("/" + name, data)
 
     def _meet(self) -> None:
         if self._peer is None:

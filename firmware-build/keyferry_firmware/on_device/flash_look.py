@@ -17,7 +17,7 @@ def look():
     own = sys.implementation
     gc.collect()
     fields = {
-        "version": ".".join([str(part) for part in own[1] if part != ""]),
+        "version": ".".join([str(part) for part in own.version if part != ""]),
         "machine": getattr(own, "_machine", ""),
         "platform": sys.platform,
         "bytecode": getattr(own, "_mpy", 0) & 0xFF,

@@ -25,8 +25,8 @@ def answer(operation, *given):
     arguments = [bytes.fromhex(item) if isinstance(item, str) else item for item in given]
     try:
         if operation == "hkdf":
-            salt, ikm, info, length = arguments
-            result = kdf.hkdf_expand(kdf.hkdf_extract(salt, ikm), info, length)
+            salt, ikm, info = arguments[:3]
+            result = kdf.hkdf_expand(kdf.hkdf_extract(salt, ikm), info, given[3])
         elif operation == "hmac":
             result = kdf.hmac_sha256(*arguments)
         elif operation == "cbor":

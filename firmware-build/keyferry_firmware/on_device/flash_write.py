@@ -14,12 +14,17 @@ import vfs
 _HOST = "/keyferry-host"
 _IMAGE = _HOST + "/rom.img"
 _place = os.getenv("KEYFERRY_FLASH") if hasattr(os, "getenv") else None
-_rom = getattr(vfs, "rom_ioctl", None)
 _file = None
 
 
+def _rom(*arguments):
+    """``vfs.rom_ioctl``, where the board has it: the number of places for images is 0 else."""
+    found = getattr(vfs, "rom_ioctl", None)
+    return found(*arguments) if found else 0
+
+
 def _segment():
-    if _rom is None or _rom(1) < 1:
+    if _rom(1) < 1:
         return None
     found = _rom(2, 0)
     return None if isinstance(found, int) else found
@@ -81,7 +86,7 @@ def end(size):
         vfs.umount(_HOST)
     else:
         _rom(5, 0)
-        whole.update(memoryview(_segment())[:size])
+        whole.update(memoryview(_rom(2, 0))[:size])
     print(binascii.hexlify(whole.digest()).decode())
 
 

@@ -27,6 +27,7 @@ class SerialLine:
         self.path = path
         self.log = log
         self.timeout: float | None = None
+        self._deadline: float | None = None
         try:
             self._port = serial.Serial(
                 path, baud, timeout=_STEP, write_timeout=_WRITE_SECONDS, exclusive=True
@@ -92,7 +93,18 @@ class SerialLine:
 
     # -- for mpremote --
 
+    def limit(self, seconds: float | None) -> None:
+        """After so many seconds mpremote's reads end with BenchProblem("no-answer"). It counts
+        from the last byte only, and a board that starts again and again always says something.
+        """
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    def _check_deadline(self) -> None:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise BenchProblem("no-answer", self.who, "it speaks, and does not answer")
+
     def read(self, size: int = 1) -> bytes:
+        self._check_deadline()
         end = None if self.timeout is None else time.monotonic() + self.timeout
         with self._news:
             while len(self._received) < size:
@@ -109,6 +121,7 @@ class SerialLine:
 
     @property
     def in_waiting(self) -> int:
+        self._check_deadline()
         with self._news:
             self._check()
             return len(self._received)

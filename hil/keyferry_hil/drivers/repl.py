@@ -17,6 +17,8 @@ from keyferry_hil.problems import BenchProblem
 # Seconds until the prompt, with all attempts; each attempt has a part of them.
 ENTER_SECONDS = 12.0
 _ATTEMPT_SECONDS = 4.0
+# An operation of several steps may take so many times as long as the wait for one answer.
+_TIMES = 3
 _PROMPT = b"raw REPL; CTRL-B to exit\r\n>"
 
 
@@ -89,6 +91,7 @@ class Repl:
     def _named(self, timeout: float = 10.0) -> Iterator[Any]:
         """mpremote's transport, with its errors under our names."""
         self._line.timeout = timeout
+        self._line.limit(_TIMES * timeout)
         try:
             yield self._transport
         except TransportExecError as error:
@@ -100,6 +103,7 @@ class Repl:
             raise BenchProblem("no-answer", self._line.who, f"torn answer ({error})") from None
         finally:
             self._line.timeout = None
+            self._line.limit(None)
 
     def run(self, code: str, seconds: float = 30.0) -> str:
         """Run code, and give back what it printed."""
@@ -115,6 +119,11 @@ class Repl:
             transport.exec_raw_no_follow(code)
 
     # -- files --
+
+    def write_secret(self, path: str, data: bytes) -> None:
+        """Write a file whose content the log must not have."""
+        with self._line.log.muted(f"{len(data)} bytes to {path}, which are not shown"):
+            self.write_file(path, data)
 
     def write_file(self, path: str, data: bytes) -> None:
         """Write a file with its folders, unless the board has it with these bytes."""

@@ -2,6 +2,8 @@
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +21,7 @@ class SerialLog:
         self._written = 0
         self._partial = bytearray()
         self._began = 0.0
+        self._muted = False
         self._file: TextIO | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +42,18 @@ class SerialLog:
 
     def sent(self, data: bytes) -> None:
         """Bytes to the board."""
-        self._add(">", data, time.time())
+        if not self._muted:
+            self._add(">", data, time.time())
+
+    @contextmanager
+    def muted(self, what: str) -> Iterator[None]:
+        """Keep what is sent meanwhile out of the log: it has a secret."""
+        self.note(what)
+        self._muted = True
+        try:
+            yield
+        finally:
+            self._muted = False
 
     def note(self, text: str) -> None:
         """Something that the bench did or saw."""

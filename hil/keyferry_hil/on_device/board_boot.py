@@ -102,7 +102,7 @@ class Machine:
 class Time:
     """``time`` on a board whose clock is off by some seconds."""
 
-    def __init__(self, own: object, offset: int) -> None:
+    def __init__(self, own, offset: int) -> None:
         self._own = own
         self._offset = offset
 
@@ -123,7 +123,7 @@ def set_clock(offset: int) -> None:
     if offset:
         import time
 
-        sys.modules["time"] = Time(time, offset)
+        sys.modules["time"] = Time(time, offset)  # pyright: ignore[reportArgumentType]
 
 
 def run_file(path: str) -> None:
@@ -144,7 +144,7 @@ def run_file(path: str) -> None:
 def start() -> None:
     import machine
 
-    sys.modules["machine"] = Machine(machine)
+    sys.modules["machine"] = Machine(machine)  # pyright: ignore[reportArgumentType]
     set_clock(int(os.getenv("KEYFERRY_CLOCK", "0")))
     place = os.getenv("KEYFERRY_FLASH", "")
     cut = int(os.getenv("KEYFERRY_CUT", "0"))

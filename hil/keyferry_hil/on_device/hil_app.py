@@ -39,7 +39,11 @@ class Hil(bench_app.Bench):
         self._tasks.append(asyncio.create_task(self._accept()))
         console = asyncio.StreamReader(sys.stdin)
         while True:
-            line = await console.readline()
+            try:
+                line = await console.readline()
+            except UnicodeError:
+                report("command-refused", error="UnicodeError", bytes=0)
+                continue
             if not line:
                 return
             try:
@@ -121,9 +125,29 @@ class Hil(bench_app.Bench):
         report("pong")
 
 
+async def join() -> None:
+    """The Wi-Fi of ``/wifi.json``, on boards with a radio."""
+    try:
+        with open("/wifi.json") as file:
+            known = json.load(file)
+        network = __import__("network")
+    except (OSError, ImportError):
+        return
+    radio = network.WLAN(network.STA_IF)
+    radio.active(True)
+    if not radio.isconnected():
+        radio.connect(known["ssid"], known["password"])
+    for _ in range(200):
+        if radio.isconnected():
+            return
+        await asyncio.sleep_ms(100)  # pyright: ignore[reportAttributeAccessIssue]
+    report("no-wifi")
+
+
 async def main() -> None:
     gc.collect()
     report("started", used=gc.mem_alloc(), free=gc.mem_free())
+    await join()
     agent = Agent(events=report)
     try:
         await agent.start()

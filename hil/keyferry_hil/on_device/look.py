@@ -45,8 +45,8 @@ def look() -> dict:
         firmware = whole.digest().hex()
     gc.collect()
     return {
-        "name": sys.implementation[0],
-        "version": ".".join([str(part) for part in sys.implementation[1][:3]]),
+        "name": sys.implementation.name,
+        "version": ".".join([str(part) for part in sys.implementation.version[:3]]),
         "machine": getattr(sys.implementation, "_machine", ""),
         "platform": sys.platform,
         "chip": chip,

@@ -1,13 +1,15 @@
 """pytest plugin of the bench: ``pytest -p keyferry_hil.plugin --rig FILE``.
 
-Fixtures: ``board``, ``boards(n)``, ``manager``, ``measure``, ``soak``. Markers: ``board``,
-``retry``. Options and what comes of a run are in docs/hil.md. The parts are modules of their own:
-``bench`` (rig and leases of this process), ``fixtures``, ``retry``, ``quarantine``, ``records``
-(what is known of each test), ``history`` (of earlier runs) and ``report`` (HTML).
+Fixtures: ``board``, ``boards(n)``, ``manager``, ``network_path``, ``liar``, ``measure``, ``soak``.
+Markers: ``board``, ``retry``. Options and what comes of a run are in docs/hil.md. The parts are
+modules of their own: ``bench`` (rig and leases of this process), ``fixtures``, ``retry``,
+``quarantine``, ``records`` (what is known of each test), ``history`` (of earlier runs) and
+``report`` (HTML).
 """
 
 import argparse
 import os
+import random
 import re
 from pathlib import Path
 
@@ -16,14 +18,16 @@ import pytest
 from keyferry_hil import rigs
 from keyferry_hil.plugin import quarantine, records, retry
 from keyferry_hil.plugin.bench import BENCH, Bench
-from keyferry_hil.plugin.fixtures import board, boards, manager, measure, soak
+from keyferry_hil.plugin.chaos import Chaos
+from keyferry_hil.plugin.fixtures import board, boards, liar, manager, measure, network_path, soak
 from keyferry_hil.problems import BenchProblem
 
-__all__ = ["board", "boards", "manager", "measure", "soak"]
+__all__ = ["board", "boards", "liar", "manager", "measure", "network_path", "soak"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 DEFAULT_RIG = "virtual-4"
 _SHORT_SOAK = 5.0
+_CHAOS = pytest.StashKey[Chaos]()
 
 
 def _duration(text: str) -> float:
@@ -49,6 +53,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--soak", type=_duration, default=_SHORT_SOAK, metavar="TIME", help="length of soak tests"
     )
+    group.addoption(
+        "--kill-boards",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="cut a virtual board's power at random, about so often",
+    )
+    group.addoption("--kill-seed", type=int, metavar="NUMBER", help="repeat such a run")
     group.addoption("--quarantine", metavar="FILE", help="tests that are known to fail (TOML)")
 
 
@@ -98,13 +110,29 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         config.stash[BENCH].plug_in()
     except BenchProblem as problem:
         raise pytest.UsageError(str(problem)) from None
+    if config.option.kill_boards > 0:
+        seed = config.option.kill_seed
+        seed = random.randrange(1 << 31) if seed is None else seed
+        config.stash[_CHAOS] = chaos = Chaos(
+            config.stash[BENCH].rig, config.option.kill_boards, seed
+        )
+        chaos.start()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
+    chaos = config.stash.get(_CHAOS, None)
+    if chaos is not None:
+        chaos.stop()
     bench = config.stash.get(BENCH, None)
     if bench is not None:
         bench.close()
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    chaos = config.stash.get(_CHAOS, None)
+    if chaos is not None:
+        terminalreporter.line(f"boards killed: {chaos.kills} (--kill-seed {chaos.seed})")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -1,6 +1,8 @@
 """The bench of one test process: the rig, the boards it has leased, the manager it runs."""
 
+import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,7 @@ class Bench:
         self.place = place
         self.lease_wait = lease_wait
         self.leases = leases.Leases()
+        self._cache = rig.state.parent  # one compiled application serves all rigs
         self._virtual: list[VirtualBoardProcess] = []
         self._failures: dict[str, int] = {}
         self._manager: Manager | None = None
@@ -36,6 +39,7 @@ class Bench:
 
     def plug_in(self) -> None:
         """Start the virtual boards that do not run yet, all at once."""
+        shutil.rmtree(self.place / "logs", ignore_errors=True)  # those of the run before
         specs = [spec for spec in self.rig.boards if spec.virtual is not None]
         wanted = [
             spec
@@ -69,6 +73,18 @@ class Bench:
         self._devices += 1
         return f"{board.name}-{self._devices}"
 
+    def wifi(self, board: Board) -> dict[str, bytes]:
+        """The file with the network that a board with a radio joins."""
+        network = self.rig.network
+        if not network.ssid or "wifi" not in board.features:
+            return {}
+        try:
+            password = Path(network.password_file).expanduser().read_text().strip()
+        except OSError as error:
+            raise BenchProblem("rig-wrong", self.rig.name, f"password_file: {error}") from None
+        known = {"ssid": network.ssid, "password": password}
+        return {"wifi.json": json.dumps(known).encode()}
+
     @contextmanager
     def leased(self, count: int, features: frozenset[str], test: str) -> Iterator[list[Board]]:
         """``count`` boards that have these features, for as long as the context lasts.
@@ -79,7 +95,7 @@ class Bench:
         logs = self.place / "logs" / _file_name(test)
         fitting = [
             board
-            for board in (Board(spec, SerialLog(), self.rig.state) for spec in self.rig.boards)
+            for board in (Board(spec, SerialLog(), self._cache) for spec in self.rig.boards)
             if features <= board.features
         ]
         if len(fitting) < count:
@@ -93,7 +109,7 @@ class Bench:
         try:
             for key in taken:
                 log = SerialLog(logs.with_name(f"{logs.name}.{keys[key].name}.log"))
-                board = Board(keys[key], log, self.rig.state)
+                board = Board(keys[key], log, self._cache)
                 boards.append(board)
             yield boards
             for key in taken:

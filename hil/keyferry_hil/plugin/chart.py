@@ -57,5 +57,13 @@ def chart(name: str, unit: str, boards: Mapping[str, Sequence[tuple[float, float
         )
         for number, (board, values) in enumerate(sorted(boards.items()))
     )
-    marks = tuple((_TOP + (1 - part) * high, f"{part * most:.3g}") for part in (0, 0.5, 1))
+    marks = tuple((_TOP + (1 - part) * high, _text(part * most)) for part in (0, 0.5, 1))
     return Chart(name, unit, lines, marks, len(runs))
+
+
+def _text(value: float) -> str:
+    """A number in few characters."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= 10 * size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.4g}"

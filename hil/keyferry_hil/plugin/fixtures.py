@@ -5,7 +5,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from keyferry_hil.liar import Liar
 from keyferry_hil.manager import Manager
+from keyferry_hil.path import NetworkPath
 from keyferry_hil.plugin.bench import BENCH, Bench
 from keyferry_hil.plugin.records import Record, record_of
 from keyferry_hil.problems import BenchProblem
@@ -28,14 +30,19 @@ class Leased(Strategy):
         return self.board.name
 
     def join(self, manager: Manager, **how) -> "Leased":
-        """Enrol at a manager as a new device, by a factory identity or a token."""
+        """Enrol at a manager as a new device, by a token or a factory identity."""
         name = self._bench.device_name(self.board)
-        self.enrolling(manager, name, manager.add(name, **how))
+        self.enrolling(manager, name, {**manager.add(name, **how), **self._bench.wifi(self.board)})
         self.to("flashed")
-        self._state = "flashed"
         self.to("enrolled")
-        self._record.device(self.board, manager.serial(name))
         return self
+
+    def restart(self) -> dict:
+        event = super().restart()
+        assert self.board.app is not None
+        for enrolled in self.board.app.all("enrolled"):
+            self._record.device(self.board, enrolled["serial"])
+        return event
 
     def events(self, name: str) -> list[dict]:
         """The events of one name so far."""
@@ -93,6 +100,20 @@ def board(boards: Callable[[int], list[Leased]]) -> Leased:
 def manager(request: pytest.FixtureRequest) -> Manager:
     """A manager that serves: one of each test process, for all its tests."""
     return request.config.stash[BENCH].manager()
+
+
+@pytest.fixture
+def network_path(request: pytest.FixtureRequest, manager: Manager) -> Iterator[NetworkPath]:
+    """A way to the manager that can be cut: ``join(manager, mqtt_port=network_path.port)``."""
+    with NetworkPath(manager.network, manager.ports["mqtt_port"]) as path:
+        yield path
+
+
+@pytest.fixture
+def liar(manager: Manager) -> Iterator[Liar]:
+    """A manager with the realm's own key that does to messages what the test says."""
+    with Liar(manager) as lying:
+        yield lying
 
 
 @pytest.fixture

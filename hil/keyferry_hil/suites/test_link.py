@@ -7,13 +7,19 @@ RECORDS = 5
 
 @pytest.mark.board(state="flashed")
 def test_enrols_by_factory_identity(board, manager):
-    board.join(manager)
-    assert manager.serial(board.name)
+    name = "factory-" + board.label
+    files = manager.add(name, factory=True)
+    board.enrolling(manager, name, files)
+    board.to("enrolled")
+    assert manager.serial(name)
+    log = "\n".join(board.board.log.since())
+    assert "bytes to /factory.key, which are not shown" in log
+    assert repr(files["factory.key"])[12:32] not in log
 
 
 @pytest.mark.board(state="flashed")
 def test_enrols_by_token_and_forgets_it(board, manager):
-    board.join(manager, token=True)
+    board.join(manager)
     board.board.to_prompt()
     with pytest.raises(FileNotFoundError):
         board.board.repl.read_file("/token")

@@ -92,7 +92,7 @@ class Master:
             self._restart(HARD)
 
     def cut_at(self, *, write: int = 0, text: str = "") -> None:
-        """Cut the power in the middle of the ``write``-th write to flash after the next start, or
+        """Cut the power in the middle of the ``write``-th write to flash after the latest start, or
         as soon as the console shows ``text``; 0 and "" mean not at all."""
         self._cut_write = write
         self._cut_text = text.encode()
@@ -168,7 +168,6 @@ class Master:
         except (OSError, ValueError) as error:  # no memory, no such program
             self._to_host(f"\r\nvirtual board: {error}\r\n".encode())
             return
-        self._cut_write = 0
         self._loop.add_reader(self._child.fd, self._from_board)
 
     def _ended(self) -> None:
@@ -240,6 +239,7 @@ class Master:
         elif word == "reset":
             self._restart(HARD)
         elif word == "cut":
+            self._cut_write = 0
             self.power_off()
             self.on_cut()
         elif word == "clock":

@@ -86,7 +86,7 @@ def end(size):
         vfs.umount(_HOST)
     else:
         _rom(5, 0)
-        whole.update(memoryview(_rom(2, 0))[:size])
+        whole.update(memoryview(_rom(2, 0))[:size])  # pyright: ignore[reportArgumentType]
     print(binascii.hexlify(whole.digest()).decode())
 
 

@@ -23,6 +23,7 @@ _COMMANDS = {
     "device": ("device",),
     "directory": ("directory",),
     "firmware": ("firmware",),
+    "flashing": ("firmware",),
     "gateway": ("gateway",),
     "home": ("init", "serve"),
     "links": ("links",),

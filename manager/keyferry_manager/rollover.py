@@ -1,8 +1,9 @@
 """Whom a step of a CA's roll-over would leave behind, by name. ``keyferry ca rollover``.
 
 A device is ready for the new CA when it said, over its own authenticated link, that it holds the
-certificates which EST's ``cacerts`` gives now; and it has left the old CA when its newest
-certificate is one of the new CA's. Nothing else is believed.
+certificates which EST's ``cacerts`` gives now. What it says names the CA of its own certificate as
+well, so after the switch the same word means that it has left the old CA: a certificate that was
+issued and never arrived does not count.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from keyferry_manager.authority.chain import Chain
 
 if TYPE_CHECKING:
     from keyferry_manager.config import Config
-    from keyferry_manager.store import Store
+    from keyferry_manager.store import Certificate, Store
 
 Step = Literal["switch", "finish"]
 _COMING: dict[str, tuple[Step, ...]] = {"started": ("switch", "finish"), "switched": ("finish",)}
@@ -66,10 +67,9 @@ async def rehearse(config: "Config", store: "Store", chain: Chain, now: float) -
             counted += 1
             if "switch" in found and holding.get(name) != wanted:
                 found["switch"].append(_unprepared(name, chain))
-            issuer = x509.load_der_x509_certificate(certificate.der).issuer
-            if issuer == chain.current.issuing.subject and phase == "switched":
+            if phase == "switched" and holding.get(name) == wanted:
                 continue
-            found["finish"].append(_under_the_old(name, phase == "switched"))
+            found["finish"].append(_not_over(name, certificate, chain))
     return [
         Rehearsal(step, counted, counted - len(found[step]), tuple(found[step])) for step in steps
     ]
@@ -84,8 +84,13 @@ def _unprepared(name: str, chain: Chain) -> Stranded:
     return Stranded(name, why, "let it connect: it fetches them by itself")
 
 
-def _under_the_old(name: str, switched: bool) -> Stranded:
-    why = "has a certificate of the old CA only"
-    if not switched:
+def _not_over(name: str, certificate: "Certificate", chain: Chain) -> Stranded:
+    issuer = x509.load_der_x509_certificate(certificate.der).issuer
+    if chain.state.phase != "switched":
+        why = "has a certificate of the old CA only"
         return Stranded(name, why, "after 'switch' it renews by itself when it is connected")
+    if issuer == chain.issuing.subject:
+        why = "has not come with the new certificate that was issued to it"
+    else:
+        why = "has a certificate of the old CA only"
     return Stranded(name, why, f"let it connect, or: keyferry device add {name} --again --token")

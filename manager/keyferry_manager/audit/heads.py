@@ -9,6 +9,7 @@ signs one with the key of its own certificate, every minute in which something h
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -64,10 +65,11 @@ def sign(head: Head, realm: str, server_file: Path) -> dict[str, Any]:
     }
 
 
-def check(document: object, root: x509.Certificate | None) -> Head:
-    """The head that a document says, its signature checked up to ``root``.
+def check(document: object, *roots: x509.Certificate) -> Head:
+    """The head that a document says, its signature checked up to one of ``roots``: there are
+    several where a CA rolled over.
 
-    Without ``root`` nothing is checked but its form. HeadProblem for anything amiss. Dates of the
+    Without any nothing is checked but its form. HeadProblem for anything amiss. Dates of the
     certificates are not looked at: a head is kept for longer than they last.
     """
     if not isinstance(document, dict):
@@ -86,8 +88,15 @@ def check(document: object, root: x509.Certificate | None) -> Head:
     ):
         raise HeadProblem("the signed head lacks a member, or one has the wrong type.")
     head = Head(entry, digest.lower(), at)
-    if root is None:
+    if not roots:
         return head
+    for root in roots[:-1]:
+        with contextlib.suppress(HeadProblem):
+            return _believed(head, realm, signature, pem, root)
+    return _believed(head, realm, signature, pem, roots[-1])
+
+
+def _believed(head: Head, realm: str, signature: str, pem: str, root: x509.Certificate) -> Head:
     try:
         chain = x509.load_pem_x509_certificates(pem.encode())
         for certificate, issuer in zip(chain, [*chain[1:], root], strict=True):
@@ -117,13 +126,13 @@ def check(document: object, root: x509.Certificate | None) -> Head:
         binascii.Error,
     ):
         raise HeadProblem(
-            f"the signature on the head of the audit trail (entry {entry}) does not hold: it was "
-            "changed, or another manager signed it."
+            f"the signature on the head of the audit trail (entry {head.entry}) does not hold: it "
+            "was changed, or another manager signed it."
         ) from None
     return head
 
 
-def read(path: Path, root: x509.Certificate | None) -> Head:
+def read(path: Path, *roots: x509.Certificate) -> Head:
     """The signed head in a file."""
     try:
         with path.open("rb") as file:
@@ -131,7 +140,7 @@ def read(path: Path, root: x509.Certificate | None) -> Head:
     except OSError as error:
         raise HeadProblem(f"{path} cannot be read: {error.strerror}.") from None
     try:
-        return check(json.loads(data[:_MAX_FILE]), root)
+        return check(json.loads(data[:_MAX_FILE]), *roots)
     except ValueError:
         raise HeadProblem(f"{path} holds no signed head: it is no JSON.") from None
 

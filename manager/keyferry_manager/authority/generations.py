@@ -99,5 +99,12 @@ class State:
         files.replace(ca / STATE_FILE, json.dumps(value).encode() + b"\n")
 
 
+def every_root(ca: Path) -> list[x509.Certificate]:
+    """The root of each generation that there was, for what was signed long ago; none in a home
+    without a CA."""
+    paths = [ca / "root.pem", *sorted(ca.glob("[1-9]*/root.pem"))]
+    return [files.load_certificates(path)[0] for path in paths if path.exists()]
+
+
 def _unreadable(path: Path) -> AuthorityProblem:
     return AuthorityProblem(f"{path} is not what this Keyferry wrote: restore it from a backup.")

@@ -142,6 +142,11 @@ def _cross(
 
 
 def _own(config: Config) -> Path:
+    if config.role != "manager":
+        raise AuthorityProblem(
+            "a CA that stands apart cannot roll over yet: its managers would not follow. Set up a "
+            "second one, and move the managers to it."
+        )
     if config.authority == "est":
         raise AuthorityProblem(
             f"this manager's CA stands apart, at {config.est_url}: it has no key to roll over."

@@ -186,14 +186,14 @@ def verify(
     for text in heads or ():
         if len(text) != 64 or not set(text.lower()) <= set("0123456789abcdef"):
             raise typer.BadParameter(f"{text!r} is no hash: 64 hexadecimal digits.")
-    anchor = _root(root, home)
-    known = [*(heads or ()), *(signed.read(path, anchor).hash for path in kept or ())]
+    anchors = _roots(root, home)
+    known = [*(heads or ()), *(signed.read(path, *anchors).hash for path in kept or ())]
     if file is not None:
-        found = _verify_file(file, known, anchor)
+        found = _verify_file(file, known, anchors)
     else:
         here = home / signed.FILE_NAME
         if here.exists():
-            known.append(signed.read(here, anchor).hash)
+            known.append(signed.read(here, *anchors).hash)
 
         async def work(_config: Config, store: "Store") -> Chain:
             chain = Chain(known)
@@ -205,11 +205,11 @@ def verify(
         _, found = with_store(home, work)
     if as_json:
         result = {"entries": found.entries, "last": found.last, "head": found.head}
-        write_json({**result, "heads_checked": len(known), "signatures_checked": bool(anchor)})
+        write_json({**result, "heads_checked": len(known), "signatures_checked": bool(anchors)})
         return
     write(Text(f"{found.entries} entries, unbroken. The head is entry {found.last},"))
     write(Text(found.head))
-    if anchor is None:
+    if not anchors:
         warn("there is no root CA to check signatures with: name it with --root or --home.")
     elif not known and file is None:
         warn(
@@ -276,16 +276,15 @@ def _signed(config: Config, number: int, digest: str) -> dict[str, Any]:
     return sign(head, config.realm, config.home / SERVER_FILE)
 
 
-def _root(root: Path | None, home: Path) -> "x509.Certificate | None":
+def _roots(root: Path | None, home: Path) -> "list[x509.Certificate]":
     from keyferry_manager.authority import files
+    from keyferry_manager.authority.chain import CA_FOLDER
+    from keyferry_manager.authority.generations import every_root
 
-    path = root or home / "ca" / "root.pem"
-    if root is None and not path.exists():
-        return None
-    return files.load_certificates(path)[0]
+    return every_root(home / CA_FOLDER) if root is None else files.load_certificates(root)
 
 
-def _verify_file(file: Path, heads: list[str], root: "x509.Certificate | None") -> Chain:
+def _verify_file(file: Path, heads: list[str], roots: "list[x509.Certificate]") -> Chain:
     """Verify an export: its entries, then the signed head in its last line."""
     from keyferry_manager.audit import heads as signed
 
@@ -295,7 +294,7 @@ def _verify_file(file: Path, heads: list[str], root: "x509.Certificate | None") 
         if ended is not None:
             raise ChainBroken(f"{file}, line {number}: there is more after the head.")
         if isinstance(line, dict) and "head" in line:
-            ended = signed.check(line["head"], root)
+            ended = signed.check(line["head"], *roots)
         else:
             chain.follow(_entry(line, f"{file}, line {number}"))
     if ended is None:

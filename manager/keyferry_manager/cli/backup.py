@@ -74,14 +74,15 @@ def restore(
     not known to the restored manager: revoke again what must stay revoked.
     """
     from keyferry_manager.audit import heads
-    from keyferry_manager.authority import files
+    from keyferry_manager.authority.chain import CA_FOLDER
+    from keyferry_manager.authority.generations import every_root
     from keyferry_manager.backup import restore as bring_back
     from keyferry_manager.store.chain import Chain
 
     manifest = bring_back(file, directory, database)
     signed = directory / heads.FILE_NAME
-    root = files.load_certificates(directory / "ca" / "root.pem")[0]
-    known = [heads.read(signed, root).hash] if signed.exists() else []
+    roots = every_root(directory / CA_FOLDER)
+    known = [heads.read(signed, *roots).hash] if signed.exists() else []
 
     async def work(_config: Config, store: "Store") -> "Chain":
         chain, last = Chain(known), 0

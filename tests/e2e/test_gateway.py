@@ -7,6 +7,8 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -414,3 +416,13 @@ def drive(port: int, token: str, pin: str, folder: Path) -> None:
         assert all("status of" in message for message in said), said
     finally:
         browser.quit()
+
+
+def test_the_demo_shows_it() -> None:
+    command = [sys.executable, "-m", "keyferry_manager", "demo", "--gateway", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    held = [line["held"] for line in lines if line["event"] == "check"]
+    assert len(held) == 6
+    assert all(held)

@@ -100,7 +100,7 @@ def order(entries: tuple[str, ...] = ENTRIES) -> list[str]:
 
 def _loop() -> str:
     """The name in an image of p256_point._run, inside which a handshake needs most."""
-    texts = {name: path.read_bytes() for name, path in sources.modules().items()}
+    texts = {name: path.read_bytes() for name, path in sources.everything().items()}
     names = rename.choose(fold(texts))
     own = names.own.get("keyferry_core.p256_point", {})
     return {**names.everywhere, **own}.get("_run", "_run")

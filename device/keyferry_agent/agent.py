@@ -40,6 +40,8 @@ BACKOFF = (1, 60)
 TICK = 10
 # Seconds after a failed renewal until the next.
 RENEW_AGAIN = 3600
+# Links refused in a row after which a renewed key is given up for the one before it.
+GIVE_UP = 3
 # Bytes allocated between two collections. Without it what lives long ends up all over the heap,
 # and large records find no room in one piece.
 COLLECT_EVERY = 8192
@@ -57,6 +59,7 @@ _PASSING = (
     "keyferry_agent.enrol",
     "keyferry_agent.config",
     "keyferry_agent.store",
+    "keyferry_agent.slots",
     "keyferry_core.est_codec",
     "keyferry_core.csr",
     "keyferry_core.rpk",
@@ -123,6 +126,8 @@ class Agent:
         self._relink = asyncio.Event()  # end the link, or the wait for the next one
         self._renewal: list | None = None  # [Event, error or None, new key?]
         self._replaced = False
+        self._unproved = False  # no link stood on the identity's key yet; the one before it is kept
+        self._refused = 0  # links in a row
         self._stopping = False
 
     # -- for the application --
@@ -262,6 +267,8 @@ class Agent:
             del identity
             _forget()
         self.config = config = ready.config
+        self._unproved = ready.unproved
+        self._refused = 0
         if self._secure:
             from keyferry_agent import link
 
@@ -324,6 +331,23 @@ class Agent:
             self._event("renewal-failed", error=failure.name, detail=failure.detail)
         request[0].set()
 
+    def _settle(self, works: bool) -> None:
+        """A link stood on the renewed key, or none does: drop the other one from the flash."""
+        from keyferry_agent.store import Store
+
+        try:
+            store = Store(self._folder)
+            if works:
+                store.prove()
+            else:
+                store.fall_back()
+            self._unproved = False
+            self._event("key-proved" if works else "key-given-up")
+        except KeyferryError as error:
+            self._event("store-failed", error=error.name, detail=error.detail)
+        del Store
+        _forget(("keyferry_agent.store", "keyferry_agent.slots"))
+
     async def _open_link(self) -> tuple:
         from keyferry_agent import link
 
@@ -345,6 +369,10 @@ class Agent:
                 if self._renewal is not None:
                     await self._renew(self._renewal)
                     self._renewal = None
+                if self._unproved and self._refused >= GIVE_UP:
+                    self._refused = 0
+                    self._settle(False)
+                    await self._take_identity(False)
                 reason = await self._one_link()
             except Exception as error:  # whatever it was, a device must come back by itself
                 reason = explain(error)
@@ -352,6 +380,8 @@ class Agent:
                 self._up.clear()
                 self._lost = clock.uptime()
                 delay = BACKOFF[0]
+            elif reason.name == "authentication-failed":
+                self._refused += 1
             if self._replaced:
                 # Two devices with one identity must not throw each other out all the time.
                 delay = BACKOFF[1]
@@ -375,6 +405,8 @@ class Agent:
             self._event("link-up")
             tasks.append(asyncio.create_task(self._read(failed)))
             await self._register(True)
+            if self._unproved:
+                self._settle(True)
             grace = self.config.session_grace
             if self._lost is not None and clock.uptime() - self._lost > grace:
                 # The manager has told our peers already that we are gone.
@@ -436,7 +468,7 @@ class Agent:
                 if clock.uptime() >= self._refresh_at:
                     await self._register()
                 if clock.now() >= self._renew_at:
-                    self._ask_renewal(False)
+                    self._ask_renewal(True)
             except KeyferryError as error:
                 self._event("upkeep-failed", error=error.name, detail=error.detail)
 

@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
 # Seconds between two attempts to enrol: doubled from the first to the last, with jitter.
 BACKOFF = (1, 300)
-# A certificate is renewed when less than this part of its life is left (1/3).
+# A certificate is renewed, with a new key, when less than this part of its life is left (1/3); up
+# to a JITTER_PART of its life later, so that devices of one day do not come back as one.
 RENEW_PART = 3
+JITTER_PART = 24
 
 
 class Ready:
     """What the agent needs: ``config``, the fields of the identity, ``renew_at`` (Unix seconds),
     and for TLS ``root`` and ``key``, both DER. ``agreement``: the (private, public) pair for the
     profile rpk, or None, and ``endorsed``, its public key as the manager takes it, or b"".
+    ``unproved``: the key before this one is still on flash.
     No methods: see config.Config.
     """
 
@@ -43,6 +46,7 @@ class Ready:
     issuer: bytes
     agreement: tuple | None
     endorsed: bytes
+    unproved: bool
     renew_at: int
     root: bytes
     key: bytes
@@ -81,7 +85,7 @@ async def obtain(
         if ready is not None:
             # It is due, and there is more memory for it now than there will be later.
             try:
-                await enrolment.simplereenroll(config, store, crypto, event)
+                await enrolment.simplereenroll(config, store, crypto, event, True)
             except KeyferryError as error:
                 event("renewal-failed", error=error.name, detail=error.detail)
             continue
@@ -98,6 +102,7 @@ async def obtain(
             event("enrol-failed", error=error.name, detail=error.detail, retry_ms=wait)
             await asyncio.sleep(wait / 1000)
             delay = min(2 * delay, BACKOFF[1])
+    ready.unproved = store.unproved
     ready.agreement = None
     ready.endorsed = b""
     if config.profile != "cert-only":
@@ -156,7 +161,10 @@ def _agreement(
     if kept is None:
         private, public = crypto.generate()
         kept = private, rpk.endorse(crypto, ready.private, ready.config.name, public)
-        store.set_agreement(*kept)
+        try:
+            store.set_agreement(*kept)
+        except KeyferryError as error:  # it serves until the next start, which makes another one
+            event("store-failed", error=error.name, detail=error.detail)
         event("agreement-key-made", curve="P-256", key_id=rpk.key_id(public).hex())
     private, endorsed = kept
     _, credential, _, _ = rpk.parse_endorsed(endorsed)
@@ -189,5 +197,7 @@ def _usable(
     ready.public = public
     ready.certificate = certificate
     ready.issuer = issuer
-    ready.renew_at = parsed.not_after - (parsed.not_after - parsed.not_before) // RENEW_PART
+    life = parsed.not_after - parsed.not_before
+    late = life * crypto.random(1)[0] // (256 * JITTER_PART)
+    ready.renew_at = parsed.not_after - life // RENEW_PART + late
     return ready

@@ -42,6 +42,8 @@ TICK = 10
 RENEW_AGAIN = 3600
 # Links refused in a row after which a renewed key is given up for the one before it.
 GIVE_UP = 3
+# Seconds by which the board's clock may differ from the time that is trusted.
+CLOCK_SLACK = 60
 # Bytes allocated between two collections. Without it what lives long ends up all over the heap,
 # and large records find no room in one piece.
 COLLECT_EVERY = 8192
@@ -56,11 +58,13 @@ _NEEDED = {
 # Modules needed only until there is an identity.
 _PASSING = (
     "keyferry_agent.identity",
+    "keyferry_agent.timekeeper",
     "keyferry_agent.enrol",
     "keyferry_agent.config",
     "keyferry_agent.store",
     "keyferry_agent.slots",
     "keyferry_core.est_codec",
+    "keyferry_core.signed_time",
     "keyferry_core.csr",
     "keyferry_core.rpk",
     "keyferry_core.cose_message",
@@ -126,6 +130,7 @@ class Agent:
         self._relink = asyncio.Event()  # end the link, or the wait for the next one
         self._renewal: list | None = None  # [Event, error or None, new key?]
         self._replaced = False
+        self._doubt = False  # a certificate's dates and our clock do not go together
         self._unproved = False  # no link stood on the identity's key yet; the one before it is kept
         self._refused = 0  # links in a row
         self._stopping = False
@@ -331,6 +336,19 @@ class Agent:
             self._event("renewal-failed", error=failure.name, detail=failure.detail)
         request[0].set()
 
+    async def _check_clock(self) -> None:
+        """The clock is wrong, or moved by itself: ask for the time."""
+        self.sessions.forget_ahead()
+        config = self.config
+        assert config is not None
+        from keyferry_agent import timekeeper
+
+        try:
+            await timekeeper.ensure(config, self.crypto, self._event, True)
+        finally:
+            del timekeeper
+            _forget()
+
     def _settle(self, works: bool) -> None:
         """A link stood on the renewed key, or none does: drop the other one from the flash."""
         from keyferry_agent.store import Store
@@ -373,6 +391,9 @@ class Agent:
                     self._refused = 0
                     self._settle(False)
                     await self._take_identity(False)
+                if self._doubt:
+                    self._doubt = False
+                    await self._check_clock()
                 reason = await self._one_link()
             except Exception as error:  # whatever it was, a device must come back by itself
                 reason = explain(error)
@@ -382,6 +403,7 @@ class Agent:
                 delay = BACKOFF[0]
             elif reason.name == "authentication-failed":
                 self._refused += 1
+            self._doubt = reason.name == "clock-wrong"
             if self._replaced:
                 # Two devices with one identity must not throw each other out all the time.
                 delay = BACKOFF[1]
@@ -467,6 +489,8 @@ class Agent:
                 self.sessions.make_ahead()
                 if clock.uptime() >= self._refresh_at:
                     await self._register()
+                if abs(clock.rtc() - clock.now()) > CLOCK_SLACK:
+                    await self._check_clock()
                 if clock.now() >= self._renew_at:
                     self._ask_renewal(True)
             except KeyferryError as error:

@@ -17,6 +17,7 @@ from keyferry_core.names import check_name, check_realm
 _NUMBERS = {
     "mqtt_port": (1, 65535, 8883),
     "est_port": (1, 65535, 8443),
+    "time_port": (0, 65535, 0),  # of the manager's signed time; 0: none is asked for
     "keep_alive": (5, 3600, 60),  # seconds
     "max_sessions": (1, 64, 4),
     "max_half_open": (1, 16, 2),
@@ -69,6 +70,7 @@ class Config:
     profile: str
     mqtt_port: int
     est_port: int
+    time_port: int
     keep_alive: int
     max_sessions: int
     max_half_open: int

@@ -6,7 +6,7 @@ the key exchange.
 
 import asyncio
 
-from keyferry_agent import clock
+from keyferry_agent import clock, timekeeper
 from keyferry_agent import config as files
 from keyferry_agent.errors import EnrolmentLater, EnrolmentRefused, jitter
 from keyferry_agent.store import Store
@@ -65,11 +65,8 @@ async def obtain(
     EnrolmentRefused when the manager does not want the device, LocalError when its configuration
     or its clock is wrong. ``secure``: with what TLS needs.
     """
-    seconds = clock.now()
-    if not clock.is_set(seconds):
-        event("clock-not-set", now=seconds, earliest=clock.BUILD_DATE)
-        raise LocalError("wrong-state", "the clock is not set: certificates cannot be checked")
     config = files.load(folder)
+    await timekeeper.ensure(config, crypto, event)
     store = Store(folder)
     if store.damaged > 1:
         event("store-damaged", files=store.damaged)
@@ -101,6 +98,8 @@ async def obtain(
                 wait = max(wait, error.seconds * 1000)
             event("enrol-failed", error=error.name, detail=error.detail, retry_ms=wait)
             await asyncio.sleep(wait / 1000)
+            if error.name == "clock-wrong":
+                await timekeeper.ensure(config, crypto, event, True)
             delay = min(2 * delay, BACKOFF[1])
     ready.unproved = store.unproved
     ready.agreement = None

@@ -413,7 +413,8 @@ def test_no_enrolment_before_the_clock_is_set():
             agent, events = _agent(device, enrolment, Hub())
             for seconds in (0, 946684800, 1793491199):
                 set_clock(seconds)
-                await fails(LocalError, agent.start())
+                error = await fails(LocalError, agent.start())
+                assert error.name == "clock-wrong"
                 assert events.names()[-1] == "clock-not-set"
             assert enrolment.used == 0
 

@@ -26,7 +26,7 @@ ISSUER = bytes.fromhex(DATA["issuer"])
 
 def set_clock(seconds=NOW):
     """What both clocks of a device show: the one that can be set, and the one that cannot."""
-    clock.now = clock.uptime = lambda: seconds
+    clock.now = clock.rtc = clock.uptime = lambda: seconds
 
 
 def run(coroutine):

@@ -110,6 +110,7 @@ def add(
     ] = None,
     mqtt_port: PortOption = None,
     est_port: PortOption = None,
+    time_port: PortOption = None,
     profile: Annotated[
         Profile, typer.Option(help="What it asks its peers for; it answers either: docs/keys.md.")
     ] = Profile.CERT,
@@ -135,7 +136,9 @@ def add(
             raise Problem(
                 f"{folder} exists already and is not overwritten: choose another with --out."
             )
-        entries = _common_files(config, authority, name, host, mqtt_port, est_port, profile)
+        entries = _common_files(
+            config, authority, name, host, (mqtt_port, est_port, time_port), profile
+        )
     identity = None
     secret = ""
     if factory:
@@ -187,12 +190,12 @@ def _common_files(
     authority: Chain,
     name: str,
     host: str | None,
-    mqtt_port: int | None,
-    est_port: int | None,
+    ports: tuple[int | None, int | None, int | None],
     profile: Profile,
 ) -> list[tuple[str, bytes, int]]:
-    mqtt_port = mqtt_port or config.mqtt_port
-    est_port = est_port or config.est_port
+    mqtt_port = ports[0] or config.mqtt_port
+    est_port = ports[1] or config.est_port
+    time_port = ports[2] or config.time_port
     if not mqtt_port or not est_port:
         raise ConfigProblem(
             "the settings let the system choose the ports: say with --mqtt-port and --est-port "
@@ -206,6 +209,8 @@ def _common_files(
         "est_port": est_port,
         "session_grace": config.session_grace,
     }
+    if time_port > 0:
+        settings["time_port"] = time_port
     if profile is not Profile.CERT:
         settings["profile"] = profile.value
     return [

@@ -124,6 +124,7 @@ class Stage:
             *("device", "add", name, "--factory", "--out", str(files), "--home", str(self.home)),
             *("--mqtt-port", str(self.ready["mqtt_port"])),
             *("--est-port", str(self.ready["est_port"]), "--profile", profile),
+            *("--time-port", str(self.ready["time_port"])),
         )
         # Shielded: a thread compiles it, and whoever waits beside us wants it as well.
         application = await asyncio.shield(self._application)

@@ -172,6 +172,18 @@ class Agent:
         self._up.clear()
         self._event("stopped")
 
+    async def factory_reset(self) -> None:
+        """Stop, and erase every key that this device made and every certificate for them.
+
+        What it was provisioned with stays, so the next start enrols anew: with its factory
+        identity, or with a token that is put there first. StoreError when the flash does not do it.
+        """
+        await self.stop()
+        from keyferry_agent.store import Store
+
+        Store(self._folder).erase()
+        self._event("factory-reset")
+
     async def connect(
         self, name: str, timeout: int = CONNECT_TIMEOUT, profile: str = ""
     ) -> "PeerSession":

@@ -68,6 +68,10 @@ async def obtain(
     config = files.load(folder)
     await timekeeper.ensure(config, crypto, event)
     store = Store(folder)
+    if files.wants_reset(config):
+        store.erase()
+        files.reset_done(config)
+        event("factory-reset")
     if store.damaged > 1:
         event("store-damaged", files=store.damaged)
     delay = BACKOFF[0]

@@ -582,3 +582,34 @@ def test_a_renewed_key_that_opens_no_link_is_given_up_for_the_one_before_it():
             assert (store.identity[2], store.unproved) == (PRIVATE, False)
 
     run(main())
+
+
+def test_a_factory_reset_erases_the_keys_and_nothing_else():
+    async def main():
+        with Device() as device:
+            agent, events = _agent(device, Enrolment(GOOD), Hub())
+            await asyncio.wait_for(agent.start(), 10)
+            assert Store(device.path).identity is not None
+            await asyncio.wait_for(agent.factory_reset(), 10)
+            assert events.names()[-2:] == ["stopped", "factory-reset"]
+            assert device.names() == ["config.json", "root.der"]
+            # with another token it enrols again
+            device.write("token", b"another\n")
+            Store(device.path).set_pending(PRIVATE)
+            agent, _ = _agent(device, Enrolment(GOOD), Hub())
+            await asyncio.wait_for(agent.start(), 10)
+            await agent.stop()
+            # and the same by a file
+            device.write("factory-reset", b"")
+            device.write("token", b"a third\n")
+            enrolment = Enrolment([GOOD[0], b"HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n"])
+            agent, events = _agent(device, enrolment, Hub())
+            await fails(EnrolmentRefused, agent.start())
+            assert events.names()[0] == "factory-reset"
+            assert "key-made" in events.names()
+            assert "factory-reset" not in device.names()
+            store = Store(device.path)
+            assert store.identity is None
+            assert store.pending not in (None, PRIVATE)
+
+    run(main())

@@ -9,6 +9,7 @@ STUBS := $(PORTS:%=.stubs/%/installed.stamp)
 SOURCES := shared device manager hil firmware-build tools tests
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 ARGS ?=
+HIL_JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -85,6 +86,10 @@ bench: $(INSTALLED) ## time of the core's work on both runtimes, bytes on the wi
 .PHONY: bench-manager
 bench-manager: $(INSTALLED) system ## the manager against bare TLS, mosquitto and bare signing; ARGS="--part relays"
 	PYTHONPATH=tests $(BIN)/python -m bench.bench_manager $(ARGS)
+
+.PHONY: hil
+hil: $(INSTALLED) ## the bench's suites on four virtual boards; ARGS="--rig FILE", ARGS="--port PATH", ARGS="-k link"
+	@KEYFERRY_BENCH=$${KEYFERRY_BENCH:-build/hil/state} $(BIN)/keyferry bench run $(if $(findstring -n ,$(ARGS)),,-n $(HIL_JOBS)) $(ARGS)
 
 .PHONY: coverage
 coverage: $(INSTALLED) system ## how much of the manager's code its tests run, in all processes; ARGS goes to pytest

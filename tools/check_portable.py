@@ -20,7 +20,8 @@ from pathlib import Path
 from keyferry_firmware import sources
 from keyferry_hil import interpreter
 
-OWN_PACKAGES = ("keyferry_core", "keyferry_agent")
+# Ours, and a library whose own project tests it on MicroPython.
+OWN_PACKAGES = ("keyferry_core", "keyferry_agent", "microdot")
 GUARDS = ("TYPE_CHECKING", "CPYTHON")  # False on a device
 TYPES = ("str", "bytes", "bytearray", "int", "float", "list", "dict", "set", "tuple", "memoryview")
 # Methods of objects that are not builtins, for which the same holds.
@@ -305,7 +306,7 @@ def main(arguments: list[str]) -> int:
         paths = [Path(name) for name in arguments]
     else:
         root = Path(__file__).resolve().parent.parent
-        paths = list(sources.modules().values())
+        paths = list(sources.everything().values())
         paths += sorted((root / "device").glob("*.py"))
         paths += sorted((root / "hil" / "keyferry_hil" / "on_device").rglob("*.py"))
         firmware = root / "firmware-build" / "keyferry_firmware" / "on_device"

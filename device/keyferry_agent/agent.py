@@ -44,6 +44,10 @@ RENEW_AGAIN = 3600
 GIVE_UP = 3
 # Seconds by which the board's clock may differ from the time that is trusted.
 CLOCK_SLACK = 60
+# Seconds within which a device asks for the CA certificates that the manager speaks of, and after
+# which it tries again when that failed.
+FOLLOW_WITHIN = 20
+FOLLOW_AGAIN = 600
 # Bytes allocated between two collections. Without it what lives long ends up all over the heap,
 # and large records find no room in one piece.
 COLLECT_EVERY = 8192
@@ -53,16 +57,19 @@ _NEEDED = {
     s.REGISTERED: (s.EXPIRES, s.SEEN),
     s.RESOLVED: (s.NAME, s.ONLINE, s.ADDRESSES),
     s.DELIVERED: (),
+    s.CERTIFIED: (s.CREDENTIAL, s.ISSUER),
 }
 
 # Modules needed only until there is an identity.
 _PASSING = (
     "keyferry_agent.identity",
+    "keyferry_agent.certify",
     "keyferry_agent.timekeeper",
     "keyferry_agent.enrol",
     "keyferry_agent.config",
     "keyferry_agent.store",
     "keyferry_agent.slots",
+    "keyferry_core.anchors",
     "keyferry_core.est_codec",
     "keyferry_core.signed_time",
     "keyferry_core.csr",
@@ -127,13 +134,18 @@ class Agent:
         self._lost: int | None = None  # uptime: the last registered link ended
         self._refresh_at = 0  # uptime: register again
         self._renew_at = 0  # Unix seconds: renew the certificate
+        self._anchors: list[bytes] = []  # identity.Ready.anchors
+        self._wanted = b""  # which of them the manager wants: there are other CAs
+        self._follow_at = 0  # uptime: do what it wants
         self._relink = asyncio.Event()  # end the link, or the wait for the next one
-        self._renewal: list | None = None  # [Event, error or None, new key?]
+        # [Event, error or None, new key?, done over the link?, what ANCHORS are wanted]
+        self._renewal: list | None = None
         self._replaced = False
         self._doubt = False  # a certificate's dates and our clock do not go together
         self._unproved = False  # no link stood on the identity's key yet; the one before it is kept
         self._refused = 0  # links in a row
         self._stopping = False
+        self._direct = None  # direct.Listener
 
     # -- for the application --
 
@@ -148,6 +160,12 @@ class Agent:
         if not CPYTHON:
             gc.threshold(COLLECT_EVERY)
         await self._take_identity()
+        if self.config.direct_port:
+            from keyferry_agent.direct import Listener
+
+            assert self.sessions is not None
+            self._direct = Listener(self.sessions)
+            await self._direct.start(self.config.direct_port)
         self._task = asyncio.create_task(self._run())
         await self._up.wait()
 
@@ -164,6 +182,8 @@ class Agent:
                 await session.close()
             await self._carrier.flush(2)
         self.sessions.end_all("session-closed")
+        if self._direct is not None:
+            self._direct.stop()
         self._task.cancel()
         try:
             await self._task
@@ -185,22 +205,42 @@ class Agent:
         self._event("factory-reset")
 
     async def connect(
-        self, name: str, timeout: int = CONNECT_TIMEOUT, profile: str = ""
+        self,
+        name: str,
+        timeout: int = CONNECT_TIMEOUT,
+        profile: str = "",
+        on_behalf_of: str = "",
+        via: str = "relay",
     ) -> "PeerSession":
         """A session with the device ``name``, which holds the same keys when this returns.
 
         ``profile``: "cert" or "rpk", by default the configured one; docs/keys.md says what they
-        are. RemoteError with the reason ("access-denied", "unknown-name", "peer-offline",
-        "declined", "unsupported", "timeout"…), LocalError("too-many").
+        are. ``on_behalf_of``: the third party that a gateway asks for; manager and peer must both
+        let it (docs/policy.md). ``via``: "relay"; "auto", which goes straight to the peer where one
+        of its registered addresses answers, and else, or later, by the relay; or "direct", which
+        ends where there is no direct path (docs/keys.md).
+
+        RemoteError with the reason ("access-denied", "unknown-name", "peer-offline", "declined",
+        "unsupported", "timeout"…), LocalError("too-many").
         """
         check_name(name)
+        if on_behalf_of:
+            check_name(on_behalf_of)
+        if via not in ("relay", "auto", "direct"):
+            raise LocalError("bad-argument", "via: relay, auto or direct")
         if profile not in ("", "cert", "rpk"):
             raise LocalError("bad-argument", "no such profile")
         await self._wait_up(timeout)
         if name == self.config.name:
             raise LocalError("bad-argument", "a session with ourselves")
         number = s.PROFILE_RPK if (profile or self.config.profile) == "rpk" else s.PROFILE_CERT
-        return await self.sessions.connect(name, timeout, number)
+        session = await self.sessions.connect(name, timeout, number, on_behalf_of)
+        if via != "relay":
+            from keyferry_agent import direct
+
+            assert self.sessions is not None
+            await direct.go(session, self.sessions, self.resolve, via == "direct")
+        return session
 
     def incoming(self) -> "Sessions":
         """``async for session in agent.incoming()``: sessions that peers begin, until ``stop``."""
@@ -258,10 +298,11 @@ class Agent:
         }
 
     async def renew(self, new_key: bool = False) -> None:
-        """A new certificate (EST simplereenroll), with a new key if wanted. KeyferryError.
+        """A new certificate, with a new key if wanted. KeyferryError.
 
-        The link is closed meanwhile, since a small board has no memory for two TLS connections,
-        and made anew with the new certificate; sessions that stand go on.
+        It is asked for over the link if there is one. Where that does not do, it is EST's
+        simplereenroll: the link is closed meanwhile, since a small board has no memory for two
+        TLS connections. The link is made anew with the new certificate; sessions that stand go on.
         """
         if self._task is None or self._stopping:
             raise LocalError("wrong-state", "the agent does not run")
@@ -290,7 +331,7 @@ class Agent:
             from keyferry_agent import link
 
             self._tls = None  # the new context fits where the old one was
-            self._tls = link.context(ready.root, ready.certificate, ready.key)
+            self._tls = link.context(ready.roots, ready.certificate, ready.key)
         self._renew_at = max(ready.renew_at, clock.now() + RENEW_AGAIN)
         # Only now: enrolment and key exchange need not fit into memory together.
         from keyferry_agent.sessions import Sessions
@@ -307,7 +348,8 @@ class Agent:
             ready.agreement,
             (ready.certificate, ready.issuer)[: config.send_certificates],
         )
-        trust = Trust(self.crypto, config.realm, ready.issuer)
+        self._anchors = ready.anchors
+        trust = Trust(self.crypto, config.realm, *ready.issuers)
         if self.sessions is None:
             self.sessions = Sessions(config, self.crypto, own, trust, self._send, self._event)
         else:
@@ -321,32 +363,61 @@ class Agent:
             )
         gc.collect()
 
-    def _ask_renewal(self, new_key: bool) -> list:
+    def _ask_renewal(self, new_key: bool, wanted: bytes = b"") -> list:
         if self._renewal is None:
-            self._renewal = [asyncio.Event(), None, new_key]
+            self._renewal = [asyncio.Event(), None, new_key, False, wanted]
         self._relink.set()
         return self._renewal
+
+    async def _certify(self, request: list) -> bool:
+        """Renew over this link. False when the manager refuses; True when the link is to end: for
+        the new certificate's sake, or for EST."""
+        self.sessions.forget_ahead()
+        _forget(_HANDSHAKE)
+        try:
+            from keyferry_agent import certify
+
+            try:
+                await certify.certify(self._folder, self.crypto, self._event, request[2], self._ask)
+            finally:
+                del certify
+                _forget()
+            request[3] = True
+        except Exception as error:  # also a lack of memory, of which EST needs less without a link
+            failure = explain(error)
+            if type(failure) is RemoteError and failure.name != "unsupported":
+                self._renewal = None
+                self._not_renewed(request, failure)
+                return False
+            self._event("certify-failed", error=failure.name, detail=failure.detail)
+        return True
+
+    def _not_renewed(self, request: list, failure: KeyferryError) -> None:
+        request[1] = failure
+        self._renew_at = clock.now() + RENEW_AGAIN
+        self._event("renewal-failed", error=failure.name, detail=failure.detail)
+        request[0].set()
 
     async def _renew(self, request: list) -> None:
         """Renew between two links. Whether it works or not, a link can be made afterwards."""
         self.sessions.forget_ahead()
         _forget(_HANDSHAKE)
+        folder, crypto, event = self._folder, self.crypto, self._event
         try:
-            from keyferry_agent import identity
+            if not request[3]:
+                from keyferry_agent import identity
 
-            try:
-                await identity.renew(
-                    self._folder, self.crypto, self._event, request[2], self._tls, self._enrolment
-                )
-            finally:
-                del identity
-                _forget()
+                try:
+                    await identity.renew(
+                        folder, crypto, event, request[2], self._tls, self._enrolment, request[4]
+                    )
+                finally:
+                    del identity
+                    _forget()
             await self._take_identity(False)
+            request[0].set()
         except Exception as error:
-            request[1] = failure = explain(error)
-            self._renew_at = clock.now() + RENEW_AGAIN
-            self._event("renewal-failed", error=failure.name, detail=failure.detail)
-        request[0].set()
+            self._not_renewed(request, explain(error))
 
     async def _check_clock(self) -> None:
         """The clock is wrong, or moved by itself: ask for the time."""
@@ -439,6 +510,8 @@ class Agent:
             self._event("link-up")
             tasks.append(asyncio.create_task(self._read(failed)))
             await self._register(True)
+            if self._stopping:  # CPython's wait_for may swallow what stop() cancelled
+                raise asyncio.CancelledError
             if self._unproved:
                 self._settle(True)
             grace = self.config.session_grace
@@ -472,6 +545,7 @@ class Agent:
             s.TYPE: s.REGISTER,
             s.INSTANCE: self._instance,
             s.ADDRESSES: self.config.addresses,
+            s.ANCHORS: self._anchors[0],
         }
         if first and self._endorsed:  # the manager keeps it for as long as the link stands
             message[s.PUBLIC_KEY] = self._endorsed
@@ -484,6 +558,10 @@ class Agent:
         expires = answer[s.EXPIRES]
         self._refresh_at = clock.uptime() + expires // 2
         self.sessions.leg = [answer[s.SEEN], s.TRANSPORT_MQTT_TLS, True]
+        wanted = answer.get(s.ANCHORS, b"")
+        if wanted and wanted != self._wanted:
+            self._follow_at = clock.uptime() + jitter(FOLLOW_WITHIN, self.crypto.random) // 1000
+        self._wanted = wanted
         self._event("registered", seen=answer[s.SEEN], expires=expires)
 
     async def _tick(self, reading, failed: list) -> None:
@@ -491,11 +569,15 @@ class Agent:
         while True:
             try:
                 await asyncio.wait_for(self._relink.wait(), TICK)
-                failed.append(LinkError("the certificate is to be renewed"))
-                reading.cancel()
-                return
             except asyncio.TimeoutError:
                 pass
+            if self._renewal is not None:
+                self._relink.clear()
+                # CA certificates come by EST only.
+                if self._renewal[4] or await self._certify(self._renewal):
+                    failed.append(LinkError("the certificate is to be renewed"))
+                    reading.cancel()
+                    return
             try:
                 await self.sessions.expire()
                 self.sessions.make_ahead()
@@ -503,7 +585,12 @@ class Agent:
                     await self._register()
                 if abs(clock.rtc() - clock.now()) > CLOCK_SLACK:
                     await self._check_clock()
-                if clock.now() >= self._renew_at:
+                if self._wanted and clock.uptime() >= self._follow_at:
+                    self._follow_at = clock.uptime() + FOLLOW_AGAIN
+                    # A CA that we hold signs now: renew. If not, learn first which there are.
+                    known = self._wanted in self._anchors
+                    self._ask_renewal(False, b"" if known else self._wanted)
+                elif clock.now() >= self._renew_at:
                     self._ask_renewal(True)
             except KeyferryError as error:
                 self._event("upkeep-failed", error=error.name, detail=error.detail)
@@ -576,7 +663,10 @@ class Agent:
 
     async def _dispatch(self, message: dict) -> None:
         kind = message[s.TYPE]
-        if kind in (s.REGISTERED, s.RESOLVED, s.ERROR) and message[s.FROM] != s.MANAGER:
+        if (
+            kind in (s.REGISTERED, s.RESOLVED, s.CERTIFIED, s.ERROR)
+            and message[s.FROM] != s.MANAGER
+        ):
             raise DecodeError("from: only the manager sends this")
         if kind == s.ERROR and s.SESSION not in message:
             name = name_of(message[s.ERROR_CODE]) if s.ERROR_CODE in message else "internal"

@@ -12,7 +12,7 @@ import json
 import os
 
 from keyferry_core.errors import DecodeError, LocalError
-from keyferry_core.names import check_name, check_realm
+from keyferry_core.names import FOR, check_name, check_realm
 
 # key: (smallest, largest, default)
 _NUMBERS = {
@@ -26,11 +26,15 @@ _NUMBERS = {
     "receive_queue": (1, 256, 16),  # records a session holds for its application
     # certificates sent inside EDHOC: 0 a hash, 1 the device's, 2 the issuing CA's as well
     "send_certificates": (0, 2, 0),
+    "direct_port": (0, 65535, 0),  # TCP port for direct paths, 0 for none
     "session_grace": (0, 3600, 30),  # seconds; the manager's setting of the same name
 }
 # What connect() asks for. All but cert-only also keep a key for rpk and answer either.
 _PROFILES = ("cert", "rpk", "cert-only")
-_KEYS = ("name", "realm", "host", "addresses", "profile") + tuple(_NUMBERS)
+_KEYS = ("name", "realm", "host", "addresses", "profile", "third_parties") + tuple(_NUMBERS)
+# Selectors in third_parties, and characters in one.
+_MAX_PARTIES = 16
+_MAX_SELECTOR = 2 * 63 + 5
 
 
 class ConfigError(LocalError):
@@ -69,6 +73,7 @@ class Config:
     host: str
     addresses: list
     profile: str
+    third_parties: list
     mqtt_port: int
     est_port: int
     time_port: int
@@ -79,6 +84,7 @@ class Config:
     receive_queue: int
     send_certificates: int
     session_grace: int
+    direct_port: int
 
 
 def parse(values: object, folder: str = "/") -> Config:
@@ -108,6 +114,13 @@ def parse(values: object, folder: str = "/") -> Config:
     config.profile = values.get("profile", "cert")
     if config.profile not in _PROFILES:
         raise ConfigError("config.json: profile: expected cert, rpk or cert-only")
+    # Whose requests through a gateway are taken: "gw-1 for alice", "gw-1 for *". None by default.
+    config.third_parties = values.get("third_parties", [])
+    if not isinstance(config.third_parties, list) or len(config.third_parties) > _MAX_PARTIES:
+        raise ConfigError("config.json: third_parties: at most 16 of GATEWAY for NAME")
+    for selector in config.third_parties:
+        if not isinstance(selector, str) or len(selector) > _MAX_SELECTOR or FOR not in selector:
+            raise ConfigError("config.json: third_parties: at most 16 of GATEWAY for NAME")
     for key in _NUMBERS:
         low, high, default = _NUMBERS[key]
         value = values.get(key, default)

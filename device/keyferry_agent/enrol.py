@@ -14,7 +14,8 @@ from keyferry_agent import clock
 from keyferry_agent import config as files
 from keyferry_agent.config import ConfigError
 from keyferry_agent.errors import EnrolmentLater, EnrolmentRefused, explain
-from keyferry_core import csr, est_codec, x509
+from keyferry_agent.store import pack_held
+from keyferry_core import csr, x509
 from keyferry_core._compat import equal
 from keyferry_core.errors import AuthenticationError, RemoteError, code_of
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tls import SSLContext
 
     from keyferry_agent.store import Store
+    from keyferry_core import est_codec
     from keyferry_core.suite import Crypto
 
 # Seconds for one answer; the TLS handshake counts with the first.
@@ -55,11 +57,13 @@ async def simpleenroll(
     token = None if factory else files.token(config)
     if factory is None and token is None:
         raise ConfigError("neither factory.crt and factory.key nor token: nothing to enrol with")
+    from keyferry_core import est_codec
+
     private = _pending_key(store, crypto, event)
     public = crypto.public_key(private)
     certificate, key = factory or (None, None)
     authorization = est_codec.basic(config.name, token) if token else ""
-    exchange = _Exchange(config, certificate, key, opener)
+    exchange = _Exchange(config, store, certificate, key, opener)
     event("enrol-start", host=config.host, by="factory" if factory else "token")
     await _enrol(
         config, store, crypto, event, exchange, "simpleenroll", private, public, authorization
@@ -75,24 +79,36 @@ async def simplereenroll(
     new_key: bool = False,
     tls: "SSLContext | None" = None,
     opener: "Callable[..., Awaitable] | None" = None,
+    wanted: bytes = b"",
 ) -> None:
     """Renew the certificate in use, for the same key or a new one (section 4.2.2).
 
-    ``tls``: a context that presents it, if there is one; another takes 3 KiB. Raises as
+    ``tls``: a context that presents it, if there is one; another takes 3 KiB. ``wanted``: what the
+    manager wants to be stated in ANCHORS; then the CA certificates are fetched, and the renewal is
+    left out while the CA that signs is the one over the certificate in use. Raises as
     ``simpleenroll``. Until it returns, the old identity stays in the store.
     """
+    private, public = renewal_key(store, crypto, event, new_key)
+    assert store.identity is not None
+    _, _, current, certificate, _ = store.identity
+    key = csr.private_key_der(current, x509.parse(certificate).public_key)
+    exchange = _Exchange(config, store, certificate, key, opener, tls)
+    event("enrol-start", host=config.host, by="certificate")
+    await _enrol(
+        config, store, crypto, event, exchange, "simplereenroll", private, public, "", wanted
+    )
+
+
+def renewal_key(
+    store: "Store", crypto: "Crypto", event: "Callable[..., None]", new_key: bool
+) -> tuple[bytes, bytes]:
+    """(private, public) that the next certificate is for: those in use, or new ones."""
     if store.identity is None:
         raise ConfigError("there is no identity to renew")
-    _, _, current, certificate, _ = store.identity
-    current_public = x509.parse(certificate).public_key
-    private, public = current, current_public
     if new_key:
         private = _pending_key(store, crypto, event)
-        public = crypto.public_key(private)
-    key = csr.private_key_der(current, current_public)
-    exchange = _Exchange(config, certificate, key, opener, tls)
-    event("enrol-start", host=config.host, by="certificate")
-    await _enrol(config, store, crypto, event, exchange, "simplereenroll", private, public, "")
+        return private, crypto.public_key(private)
+    return store.identity[2], x509.parse(store.identity[3]).public_key
 
 
 def _pending_key(store: "Store", crypto: "Crypto", event: "Callable[..., None]") -> bytes:
@@ -116,10 +132,16 @@ async def _enrol(
     private: bytes,
     public: bytes,
     authorization: str,
+    wanted: bytes = b"",
 ) -> None:
+    from keyferry_core import est_codec
+
     try:
-        body = await exchange.ask("GET", "cacerts")
-        issuers = _issuers(crypto, files.root(config), est_codec.parse_certs(body), clock.now())
+        held, issuers = await _authorities(config, store, crypto, event, exchange, wanted)
+        gc.collect()
+        if not issuers:
+            store.set_held(held)
+            return
         request = csr.certificate_request(crypto, private, public, config.name, config.realm)
         event("certificate-request", bytes=len(request))
         request = est_codec.encode_request(request)
@@ -130,35 +152,59 @@ async def _enrol(
     finally:
         await exchange.close()
     gc.collect()
-    leaf, issuer = _check(crypto, config, public, est_codec.parse_certs(body), issuers, clock.now())
-    store.set_identity(config.name, config.realm, private, leaf.raw, issuer.raw)
+    found = est_codec.parse_certs(body)
+    take(config, store, crypto, event, private, public, found, issuers, held)
+
+
+async def _authorities(
+    config: "files.Config",
+    store: "Store",
+    crypto: "Crypto",
+    event: "Callable[..., None]",
+    exchange: "_Exchange",
+    wanted: bytes,
+) -> tuple[bytes, list]:
+    """What to keep of the CA certificates that there are now, and the CAs that may sign for us.
+
+    There are none of these when nobody need sign: ``wanted`` is given, the CA over our certificate
+    is still believed, and none beside it signs.
+    """
+    from keyferry_core import anchors, est_codec
+
+    found = est_codec.parse_certs(await exchange.ask("GET", "cacerts"))
+    own = b"" if store.identity is None else store.identity[4]
+    roots, issuers = anchors.accept(crypto, exchange.roots, found, clock.now(), own)
+    group = anchors.group(found)
+    if wanted or len(roots) + len(issuers) > 2:
+        event("authorities", roots=len(roots), issuers=len(issuers))
+    kept = [root.raw for root in roots], [issuer.raw for issuer in issuers]
+    held = pack_held(files.root(config), group, *kept)
+    signing = [issuer for issuer in kept[1] if anchors.statement(issuer, group) == wanted]
+    if wanted and own in kept[1] and signing in ([], [own]):
+        return held, []
+    return held, issuers
+
+
+def take(
+    config: "files.Config",
+    store: "Store",
+    crypto: "Crypto",
+    event: "Callable[..., None]",
+    private: bytes,
+    public: bytes,
+    found: list[bytes],
+    issuers: list,
+    held: bytes = b"",
+) -> None:
+    """Put the certificate for our key into the store, if it is in ``found`` and holds.
+
+    ``issuers``: the CAs that may have signed it. ``held``: as for the store. AuthenticationError,
+    DecodeError, StoreError.
+    """
+    leaf, issuer = _check(crypto, config, public, found, issuers, clock.now())
+    store.set_identity(config.name, config.realm, private, leaf.raw, issuer.raw, held)
     serial = leaf.serial.to_bytes(20, "big").lstrip(b"\x00").hex()
     event("enrolled", name=config.name, serial=serial, not_after=leaf.not_after)
-
-
-def _issuers(crypto: "Crypto", root_der: bytes, found: list[bytes], now: int) -> list:
-    """The CA certificates in ``found`` that the realm's root signed."""
-    root = x509.parse(root_der)
-    x509.check_dates(root, now)
-    issuers = []
-    why = "the answer has no issuing CA"
-    for encoded in found:
-        if encoded == root_der:
-            continue
-        try:
-            issuer = x509.parse(encoded)
-            x509.check_dates(issuer, now)
-            x509.verify(crypto, issuer, root)
-            if not issuer.is_ca:
-                raise AuthenticationError("not a CA")
-        except RemoteError as error:
-            # Others may stand beside it, such as the next root: they are none of our business.
-            why = error.detail
-            continue
-        issuers.append(issuer)
-    if not issuers:
-        raise AuthenticationError("cacerts: no issuing CA under our root: " + why)
-    return issuers
 
 
 def _check(
@@ -190,12 +236,15 @@ class _Exchange:
     def __init__(
         self,
         config: "files.Config",
+        store: "Store",
         certificate: bytes | None,
         private: bytes | None,
         opener: "Callable[..., Awaitable] | None",
         tls: "SSLContext | None" = None,
     ) -> None:
         self._config = config
+        # What may stand over the server, and over the CAs that it names.
+        _, self.roots, _ = store.held(files.root(config))
         self._writer = None
         self._credential = (certificate, private)
         self._opener = opener or self._open_tls
@@ -206,7 +255,7 @@ class _Exchange:
 
         config = self._config
         if self._tls is None:
-            self._tls = link.context(files.root(config), *self._credential)
+            self._tls = link.context(self.roots, *self._credential)
         stream = await link.open_link(config.host, config.est_port, config.realm, self._tls)
         return stream, stream
 
@@ -214,6 +263,8 @@ class _Exchange:
         self, method: str, operation: str, body: bytes = b"", authorization: str = ""
     ) -> bytes:
         """The body of the answer 200. EnrolmentRefused or EnrolmentLater for others; OSError…"""
+        from keyferry_core import est_codec
+
         data = est_codec.request(
             method,
             _PATH + operation,
@@ -230,7 +281,9 @@ class _Exchange:
             return response.body
         raise _refusal(response)
 
-    async def _exchange(self, data: bytes) -> est_codec.ResponseReader:
+    async def _exchange(self, data: bytes) -> "est_codec.ResponseReader":
+        from keyferry_core import est_codec
+
         if self._writer is None:
             self._reader, self._writer = await self._opener()
         self._writer.write(data)
@@ -255,7 +308,7 @@ class _Exchange:
                 pass  # it is gone already, which is what was wanted
 
 
-def _refusal(response: est_codec.ResponseReader) -> RemoteError:
+def _refusal(response: "est_codec.ResponseReader") -> RemoteError:
     """What an answer other than 200 means. Keyferry's managers say "NAME: sentence"."""
     status = response.status
     text = "".join([chr(byte) for byte in response.body[:200] if 0x20 <= byte < 0x7F])

@@ -6,7 +6,7 @@ the key exchange.
 
 import asyncio
 
-from keyferry_agent import clock, timekeeper
+from keyferry_agent import clock
 from keyferry_agent import config as files
 from keyferry_agent.errors import EnrolmentLater, EnrolmentRefused, jitter
 from keyferry_agent.store import Store
@@ -33,7 +33,9 @@ JITTER_PART = 24
 
 class Ready:
     """What the agent needs: ``config``, the fields of the identity, ``renew_at`` (Unix seconds),
-    and for TLS ``root`` and ``key``, both DER. ``agreement``: the (private, public) pair for the
+    and for TLS ``roots`` and ``key``, all DER. ``issuers``: the CA over the certificate, and
+    others whose devices are believed. ``anchors``: for each of them, what states to the manager
+    that it is the one that signs. ``agreement``: the (private, public) pair for the
     profile rpk, or None, and ``endorsed``, its public key as the manager takes it, or b"".
     ``unproved``: the key before this one is still on flash.
     No methods: see config.Config.
@@ -48,7 +50,9 @@ class Ready:
     endorsed: bytes
     unproved: bool
     renew_at: int
-    root: bytes
+    roots: list
+    issuers: list
+    anchors: list
     key: bytes
 
 
@@ -65,6 +69,8 @@ async def obtain(
     EnrolmentRefused when the manager does not want the device, LocalError when its configuration
     or its clock is wrong. ``secure``: with what TLS needs.
     """
+    from keyferry_agent import timekeeper
+
     config = files.load(folder)
     await timekeeper.ensure(config, crypto, event)
     store = Store(folder)
@@ -110,8 +116,8 @@ async def obtain(
     ready.endorsed = b""
     if config.profile != "cert-only":
         ready.agreement, ready.endorsed = _agreement(store, crypto, event, ready)
+    _held(ready, store, secure)
     if secure:
-        ready.root = files.root(config)
         ready.key = crypto.tls_key(ready.private, ready.public)
     return ready
 
@@ -123,12 +129,28 @@ async def renew(
     new_key: bool,
     tls: "SSLContext | None",
     enrolment: "Any" = None,
+    wanted: bytes = b"",
 ) -> None:
-    """Put a new certificate into the keystore; ``tls`` has the present one. KeyferryError."""
+    """Put a new certificate into the keystore; ``tls`` has the present one. With ``wanted``, what
+    the manager wants to be stated in ANCHORS, that is done if need be only. KeyferryError."""
     if enrolment is None:
         from keyferry_agent import enrol as enrolment
     config = files.load(folder)
-    await enrolment.simplereenroll(config, Store(folder), crypto, event, new_key, tls)
+    more = (None, wanted) if wanted else ()
+    await enrolment.simplereenroll(config, Store(folder), crypto, event, new_key, tls, *more)
+
+
+def _held(ready: Ready, store: Store, secure: bool) -> None:
+    """Which CAs are trusted beside the one over our certificate, and how they are stated."""
+    from keyferry_core import anchors, signalling
+
+    config = ready.config
+    root = files.root(config) if secure else files.read_file(config.folder + "root.der", 2048)
+    group, ready.roots, issuers = store.held(root or b"")
+    ready.issuers = [ready.issuer] + [other for other in issuers if other != ready.issuer]
+    ready.anchors = [bytes(signalling.ANCHORS_LENGTH)]
+    if group:
+        ready.anchors = [anchors.statement(issuer, group) for issuer in ready.issuers]
 
 
 async def _renewed_late(

@@ -1,4 +1,5 @@
-"""TLS to the manager on MicroPython: mutual, and verified against the realm's root alone."""
+"""TLS to the manager on MicroPython: mutual, and verified against the realm's root alone (while it
+rolls over: its roots)."""
 
 import asyncio
 import gc
@@ -12,12 +13,15 @@ _IPPROTO_TCP = 6
 _TCP_NODELAY = 1
 
 
-def context(root: bytes, certificate: bytes | None, private: bytes | None) -> "tls.SSLContext":
+def context(
+    roots: list[bytes], certificate: bytes | None, private: bytes | None
+) -> "tls.SSLContext":
     """A client context. All DER; ``private`` as SEC1. Without a certificate, none is shown."""
     gc.collect()  # it takes 3 KiB in one piece
     made = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
     made.verify_mode = tls.CERT_REQUIRED  # pyright: ignore[reportAttributeAccessIssue]
-    made.load_verify_locations(root)
+    for root in roots:  # each call adds one
+        made.load_verify_locations(root)
     if certificate is not None:
         made.load_cert_chain(certificate, private)
     return made

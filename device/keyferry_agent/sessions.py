@@ -15,11 +15,14 @@ from keyferry_core.errors import (
     code_of,
     name_of,
 )
+from keyferry_core.names import matches, subject
 from keyferry_core.session import SUITES, Initiator, Responder, rejection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from keyferry_agent.direct import Path
 
 # How long the link waits for a slow application, once, before its records are dropped.
 STALL_SECONDS = 0.5
@@ -43,6 +46,8 @@ class PeerSession:
     ``route``: two legs, the peer's way to the manager and the manager's to us, each [address,
     transport, mutually authenticated, verified by the manager]; [] when it told none.
 
+    ``on_behalf_of``: the third party for which the initiator, a gateway, asked; or "".
+
     Records that come in wait in a queue of ``receive_queue``. When it is full the whole link
     waits STALL_SECONDS for ``recv``, then records for this session are dropped, counted in
     ``dropped`` and reported, until the application reads again.
@@ -50,6 +55,7 @@ class PeerSession:
 
     def __init__(self, sessions: "Sessions", core, route: list) -> None:
         self.peer = core.peer
+        self.on_behalf_of = core.on_behalf_of
         self.route = route
         self.session_id = core.session_id
         self.fingerprint = core.fingerprint
@@ -61,6 +67,7 @@ class PeerSession:
         self._room = asyncio.Event()
         self._stalled = False
         self._warning = ""
+        self.path: Path | None = None  # while records go straight to the peer
 
     @property
     def ended(self) -> str:
@@ -85,6 +92,8 @@ class PeerSession:
                 raise
             await self._sessions.finish(self, self._core.close(error.name))
             raise SessionEnded(error.name) from None
+        if self.path is not None and self._core.confirmed and await self.path.send(message):
+            return
         await self._sessions.send(message, True)
 
     async def recv(self) -> bytes:
@@ -103,6 +112,9 @@ class PeerSession:
         """Tell the peer and the manager that this is over. Nothing happens the second time."""
         messages = self._core.close()
         if messages:
+            # where there is a direct path, the last record goes after those before it
+            if self.path is not None and await self.path.finish(messages[0]):
+                messages.pop(0)
             self._sessions.ended(self)
             for message in messages:
                 await self._sessions.send(message, True)
@@ -170,6 +182,7 @@ class Sessions:
         self.leg: list | None = None  # our own leg of the route, once the manager said it
         self._config = config
         self._crypto = crypto
+        self.random = crypto.random
         self._standing: dict[bytes, PeerSession] = {}
         self._attempts: dict[bytes, _Attempt] = {}
         self._half_open: list[tuple[int, Responder]] = []  # (since, responder), oldest first
@@ -198,26 +211,36 @@ class Sessions:
             await self._news.wait()
         return self._incoming.pop(0)
 
-    async def connect(self, peer: str, timeout: int, profile: int = s.PROFILE_CERT) -> PeerSession:
+    async def connect(
+        self, peer: str, timeout: int, profile: int = s.PROFILE_CERT, on_behalf_of: str = ""
+    ) -> PeerSession:
         """A confirmed session with ``peer``. RemoteError, LocalError."""
         until = clock.uptime() + timeout
-        found = await self._connect(peer, timeout, profile, SUITES[:1])
+        found = await self._connect(peer, timeout, profile, SUITES[:1], on_behalf_of)
         if isinstance(found, tuple):
             self.event("suite-refused", peer=peer, suites=list(found))
-            found = await self._connect(peer, max(1, until - clock.uptime()), profile, found)
+            left = max(1, until - clock.uptime())
+            found = await self._connect(peer, left, profile, found, on_behalf_of)
             if isinstance(found, tuple):
                 raise RemoteError("key-exchange-failed", "the peer refuses each suite")
         return found
 
     async def _connect(
-        self, peer: str, timeout: int, profile: int, suites: tuple
+        self, peer: str, timeout: int, profile: int, suites: tuple, on_behalf_of: str
     ) -> "PeerSession | tuple":
         """A session, or the suites to try it with once more."""
         if self._full():
             raise LocalError("too-many", "max_sessions are open")
         gc.collect()
         initiator = Initiator(
-            self.identity, self.trust, self._crypto, peer, profile, self._take_ahead(), suites
+            self.identity,
+            self.trust,
+            self._crypto,
+            peer,
+            profile,
+            self._take_ahead(),
+            suites,
+            on_behalf_of,
         )
         session_id = initiator.session_id
         attempt = self._attempts[session_id] = _Attempt(initiator)
@@ -330,6 +353,8 @@ class Sessions:
         answer = responder = None
         if self._stopped:
             error = "declined"
+        elif not self._lets(message):
+            error = "access-denied"
         elif self._full() or len(self._incoming) >= self._config.max_incoming:
             error = "too-many"
         else:
@@ -350,6 +375,17 @@ class Sessions:
         self.event("message-2", peer=peer, sent=True, bytes=len(answer[s.MESSAGE_2]))
         await self.send(answer)
         self._verifying = asyncio.create_task(self._verify_ahead(responder.session_id))
+
+    def _lets(self, message: dict) -> bool:
+        """Whether our own configuration lets a gateway ask for whom it names. EDHOC binds that."""
+        if s.ON_BEHALF_OF not in message:
+            return True
+        asking = subject(message[s.FROM], message[s.ON_BEHALF_OF])
+        for selector in self._config.third_parties:
+            if matches(selector, asking):
+                return True
+        self.event("third-party-refused", peer=message[s.FROM], third_party=asking)
+        return False
 
     async def _on_message_3(self, message: dict, at: int) -> None:
         responder = self._half_open[at][1]
@@ -381,6 +417,11 @@ class Sessions:
             await self._open(session, message)
 
     # -- talking --
+
+    async def on_direct(self, session: PeerSession, record: bytes) -> None:
+        """A record that came over a direct path, and is one of its session's. KeyferryError."""
+        message = {s.FROM: session.peer, s.SESSION: session.session_id, s.RECORD: record}
+        await self._open(session, message)
 
     async def _on_record(self, message: dict) -> None:
         session_id = message[s.SESSION]
@@ -496,6 +537,8 @@ class Sessions:
         self._remember(session.session_id)
         session._news.set()
         session._room.set()
+        if session.path is not None:
+            session.path.close()
         attempt = self._attempts.get(session.session_id)
         if attempt is not None:
             attempt.fail(RemoteError(session.ended))

@@ -63,10 +63,11 @@ class Slots:
         if not self._checked(state, slot):
             raise StoreError("store: not what belongs there")
         body = cbor.encode(state)
-        data = _MAGIC + sha256(body) + body
+        head = _MAGIC + sha256(body)
         try:
             with open(self._file(slot), "wb") as file:
-                file.write(data)
+                file.write(head)
+                file.write(body)
                 file.flush()
                 if hasattr(os, "fsync"):
                     os.fsync(file.fileno())
@@ -75,7 +76,7 @@ class Slots:
         except OSError as error:
             why = _WHY.get(error.args[0] if error.args else 0, "writing failed")
             raise StoreError("store: " + why + ": " + str(error)) from None
-        if self._read(slot) != data:
+        if not self._reads_back(slot, head, body):
             raise StoreError("store: the flash gave back something else")
         self._state = state
 
@@ -108,6 +109,19 @@ class Slots:
         except OSError:
             return None
 
+    def _reads_back(self, slot: int, *parts: bytes) -> bool:
+        """Whether a file holds these parts and no more; piece by piece, for the memory."""
+        try:
+            with open(self._file(slot), "rb") as file:
+                for part in parts:
+                    for start in range(0, len(part), 256):
+                        piece = part[start : start + 256]
+                        if file.read(len(piece)) != piece:
+                            return False
+                return not file.read(1)
+        except OSError:
+            return False
+
     def _checked(self, state: object, slot: int) -> bool:
         if not isinstance(state, dict):
             return False
@@ -119,10 +133,11 @@ class Slots:
         return self.well_formed(state)
 
     def _parse(self, data: bytes, slot: int) -> dict | None:
-        if data[:4] != _MAGIC or not equal(data[4:_HEAD], sha256(data[_HEAD:])):
+        body = data[_HEAD:]
+        if data[:4] != _MAGIC or not equal(data[4:_HEAD], sha256(body)):
             return None
         try:
-            state = cbor.decode(data[_HEAD:])
+            state = cbor.decode(body)
         except DecodeError:
             return None
         return state if self._checked(state, slot) else None

@@ -5,12 +5,14 @@ key and its certificate are kept beside it, and ``fall_back`` returns to them.
 """
 
 from keyferry_agent.slots import GENERATION, Slots, StoreError
+from keyferry_core import der
+from keyferry_core._compat import sha256
 
-__all__ = ["Store", "StoreError"]
+__all__ = ["Store", "StoreError", "pack_held"]
 
 # keys of the map: (length of the bytes: smallest, largest)
 _PENDING, _NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER, _AGREEMENT, _ENDORSED = range(2, 10)
-_OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER = 10, 11, 12
+_HELD, _OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER = range(10, 14)
 _BYTES = {
     # 32 bytes, or what a secure element hands out in place of a key
     _PENDING: (1, 128),
@@ -19,6 +21,7 @@ _BYTES = {
     _ISSUER: (1, 2048),
     _AGREEMENT: (1, 128),
     _ENDORSED: (1, 280),
+    _HELD: (65, 4096),
     _OLD_PRIVATE: (1, 128),
     _OLD_CERTIFICATE: (1, 2048),
     _OLD_ISSUER: (1, 2048),
@@ -26,6 +29,14 @@ _BYTES = {
 _IDENTITY = (_NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER)
 _CURRENT = (_PRIVATE, _CERTIFICATE, _ISSUER)
 _OLD = (_OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER)
+
+
+def pack_held(root: bytes, group: bytes, roots: list[bytes], issuers: list[bytes]) -> bytes:
+    """What ``Store.held`` reads. ``root`` is the one in root.der; all certificates are DER."""
+    value = sha256(root) + group
+    if roots == [root] and len(issuers) < 2:  # no roll-over: what else there is says it all
+        return value + b"\x00"
+    return value + bytes((len(roots),)) + b"".join(roots + issuers)
 
 
 class Store(Slots):
@@ -81,6 +92,27 @@ class Store(Slots):
     def unproved(self) -> bool:
         return _OLD_PRIVATE in self._state
 
+    def held(self, root: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
+        """(anchors.group of the CA certificates that were fetched last, roots, issuing CAs).
+
+        Without such a fetch, or after one under another ``root.der`` than ``root``: (b"", [root],
+        []). The issuing CAs are those beside the identity's own while the realm's CA rolls over.
+        """
+        value = self._state.get(_HELD, b"")
+        if value[:32] != sha256(root):
+            return b"", [root], []
+        roots, issuers = [], []
+        reader = der.Reader(value[65:])
+        while reader.more():
+            (roots if len(roots) < value[64] else issuers).append(reader.raw(der.SEQUENCE))
+        return value[32:64], roots or [root], issuers
+
+    def set_held(self, held: bytes) -> None:
+        """Keep what ``pack_held`` made."""
+        state = dict(self._state)
+        state[_HELD] = held
+        self.commit(state)
+
     def set_pending(self, private: bytes) -> None:
         """Keep the key of an enrolment before it starts, so that a retry uses the same one."""
         state = dict(self._state)
@@ -88,9 +120,17 @@ class Store(Slots):
         self.commit(state)
 
     def set_identity(
-        self, name: str, realm: str, private: bytes, certificate: bytes, issuer: bytes
+        self,
+        name: str,
+        realm: str,
+        private: bytes,
+        certificate: bytes,
+        issuer: bytes,
+        held: bytes = b"",
     ) -> None:
         """Take over a new identity; the pending key goes.
+
+        ``held``: of ``pack_held``, when CA certificates were fetched with it.
 
         A key that is replaced stays as the old one until ``prove``, and an agreement key that it
         endorsed goes. The key of another name or realm is in neither file afterwards.
@@ -105,6 +145,9 @@ class Store(Slots):
             _CERTIFICATE: certificate,
             _ISSUER: issuer,
         }
+        held = held or before.get(_HELD, b"")
+        if held:
+            state[_HELD] = held
         if not replaced and self.agreement is not None and same_device:
             state[_AGREEMENT], state[_ENDORSED] = self.agreement
         if same_device:

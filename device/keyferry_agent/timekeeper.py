@@ -15,7 +15,6 @@ from keyferry_agent import clock
 from keyferry_agent import config as files
 from keyferry_agent.errors import explain, jitter
 from keyferry_agent.slots import Slots
-from keyferry_core import est_codec, signed_time
 from keyferry_core.errors import AuthenticationError, KeyferryError, LocalError, RemoteError
 
 TYPE_CHECKING = False
@@ -132,14 +131,32 @@ async def _signed(
     config: "files.Config", crypto: "Crypto", opener: "Callable[..., Awaitable] | None"
 ) -> int:
     """The manager's time. KeyferryError, OSError, EOFError, asyncio.TimeoutError."""
+    # a clock that is right needs none of these
+    from keyferry_agent.store import Store
+    from keyferry_core import signed_time
+
     nonce = crypto.random(signed_time.NONCE_LENGTH)
-    data = await asyncio.wait_for(_fetch(config, nonce, opener), ANSWER_TIMEOUT)
-    return signed_time.open_answer(crypto, files.root(config), config.realm, nonce, data)
+    data = await asyncio.wait_for(
+        _fetch(config, nonce, signed_time.MAX_ANSWER, opener), ANSWER_TIMEOUT
+    )
+    # while the realm's CA rolls over there are two roots
+    _, roots, _ = Store(config.folder).held(files.root(config))
+    for root in roots[:-1]:
+        try:
+            return signed_time.open_answer(crypto, root, config.realm, nonce, data)
+        except AuthenticationError:
+            continue
+    return signed_time.open_answer(crypto, roots[-1], config.realm, nonce, data)
 
 
 async def _fetch(
-    config: "files.Config", nonce: bytes, opener: "Callable[..., Awaitable] | None"
+    config: "files.Config",
+    nonce: bytes,
+    limit: int,
+    opener: "Callable[..., Awaitable] | None",
 ) -> bytes:
+    from keyferry_core import est_codec
+
     host = config.realm + ":" + str(config.time_port)
     request = est_codec.request("GET", "/time/" + nonce.hex(), host, b"", "", "", "*/*")
     if opener is None:
@@ -149,7 +166,7 @@ async def _fetch(
     try:
         writer.write(request)
         await writer.drain()
-        response = est_codec.ResponseReader(signed_time.MAX_ANSWER)
+        response = est_codec.ResponseReader(limit)
         while not response.done:
             data = await reader.read(512)
             if data:

@@ -60,13 +60,14 @@ def build(place: Path) -> Built:
     given = collect(place)
     code = {name: data for name, data in given.items() if name.endswith(".py")}
     with tempfile.TemporaryDirectory(prefix="keyferry-build-") as folder:
-        paths = dict(sources.modules())
+        own_paths: dict[str, Path] = {}
         for name, data in code.items():
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_started(name, data))
-            paths[name] = path
+            own_paths[name] = path
         try:
+            paths = sources.modules(own_paths.values()) | own_paths
             files = mpy.compile_all(paths)
         except mpy.CompileError as error:
             raise FirmwareProblem(f"{place}: {error}") from None

@@ -25,7 +25,7 @@ class Build:
 
 
 def build(
-    board: Board, place: Path, *, base: Base | None = None, key: bytes | None = None
+    board: Board, place: Path, *, base: Base | None = None, key: release.PrivateKey | None = None
 ) -> Build:
     """Build for ``board`` what is in ``place``. The same input gives the same bytes, signed too.
 

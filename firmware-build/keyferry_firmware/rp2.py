@@ -121,3 +121,17 @@ def merge(board: Board, base: bytes, rom: bytes, files: bytes) -> dict[str, byte
     for offset, data in ((board.rom.offset, rom), (board.files.offset, files)):
         everything += pages(offset, data)
     return {"firmware.uf2": head + _blocks(board.base.chip, everything)}
+
+
+def with_area(uf2: bytes, family: int, offset: int, size: int, data: bytes) -> bytes:
+    """The same UF2 file with ``data`` in an area of flash, and nothing else of that area."""
+    blocks = read(uf2)
+    head = b"".join(page.raw for page in blocks if page.family == ABSOLUTE)
+    area = range(XIP + offset, XIP + offset + size)
+    everything = [
+        (page.address, page.data)
+        for page in blocks
+        if page.family == family and page.address not in area
+    ]
+    everything += pages(offset, data)
+    return head + _blocks(family, everything)

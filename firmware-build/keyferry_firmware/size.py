@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Size:
 
 def measure(budget: dict[str, int]) -> list[Size]:
     """Every device module, compiled as for a device."""
-    compiled = mpy.compile_all(sources.modules())
+    compiled = mpy.compile_all(sources.everything())
     return [
         Size(name, len(code), budget.get(name.removesuffix(".mpy")))
         for name, code in compiled.items()
@@ -46,14 +47,20 @@ def problems(sizes: list[Size], budget: dict[str, int], totals: dict[str, int]) 
     named = {size.name.removesuffix(".mpy") for size in sizes}
     found += [f"{name}: a budget for no module" for name in budget if name not in named]
     for package, limit in totals.items():
-        total = total_of(sizes, package)
+        total = total_of(sizes, package, totals)
         if total > limit:
             found.append(f"{package}: {total} bytes in all, budget {limit}")
     return found
 
 
-def total_of(sizes: list[Size], package: str) -> int:
-    return sum(size.bytes for size in sizes if size.name.startswith(package + "/"))
+def total_of(sizes: list[Size], package: str, packages: Iterable[str]) -> int:
+    """Bytes of ``package`` without those of ``packages`` that are inside it."""
+    inner = tuple(name + "/" for name in packages if name.startswith(package + "/"))
+    return sum(
+        size.bytes
+        for size in sizes
+        if size.name.startswith(package + "/") and not size.name.startswith(inner)
+    )
 
 
 def _print_table(sizes: list[Size], totals: dict[str, int]) -> None:
@@ -61,7 +68,7 @@ def _print_table(sizes: list[Size], totals: dict[str, int]) -> None:
     for size in sizes:
         print(f"{size.name:{width}} {size.bytes:6} of {size.budget or '-':>6}")
     for package, limit in totals.items():
-        print(f"{package:{width}} {total_of(sizes, package):6} of {limit:>6}")
+        print(f"{package:{width}} {total_of(sizes, package, totals):6} of {limit:>6}")
 
 
 def main() -> int:

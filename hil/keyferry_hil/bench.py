@@ -7,6 +7,9 @@ from pathlib import Path
 
 # The application that does what its console says; see its docstring for the commands.
 APPLICATION = Path(__file__).parent / "on_device" / "bench_app.py"
+# A gateway, a device behind one, and the heap that each needs (docs/gateway.md).
+GATEWAY = APPLICATION.with_name("gateway_app.py"), "256k"
+DESTINATION = APPLICATION.with_name("destination_app.py"), "160k"
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None

@@ -6,7 +6,6 @@ import logging
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -25,19 +24,21 @@ from keyferry_manager.carriers.http import HttpEndpoint
 from keyferry_manager.carriers.mqtt import MqttEndpoint, MqttLink, MqttSettings
 from keyferry_manager.carriers.plain import PlainListener
 from keyferry_manager.carriers.signed_time import CONNECTIONS, PER_ADDRESS, SignedTime
-from keyferry_manager.carriers.sip import SipEndpoint, SipSettings
+from keyferry_manager.carriers.sip import SipEndpoint, SipLink, SipSettings
 from keyferry_manager.carriers.status import Status
 from keyferry_manager.carriers.tls import (
-    ChannelPeer,
     Refusal,
     TlsLimits,
     TlsListener,
     server_context,
 )
+from keyferry_manager.certifier import Certifier
 from keyferry_manager.config import Config
 from keyferry_manager.directory import DirectoryUnavailable
 from keyferry_manager.directory.remote import KeysElsewhere, RemoteDirectory
-from keyferry_manager.identity import Identifier, Identity, RevokedSet
+from keyferry_manager.host import CarrierHost
+from keyferry_manager.identity import Identifier, RevokedSet
+from keyferry_manager.issuing import Issuing
 from keyferry_manager.logs import log
 from keyferry_manager.observe.listener import Counted
 from keyferry_manager.observe.measures import Measures
@@ -73,33 +74,6 @@ _EST_LIMITS = TlsLimits(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Host:
-    """What the carriers see of the manager."""
-
-    identifier: Identifier
-    relay: Relay
-    trail: AuditTrail
-    took: Callable[[float], None]
-
-    async def identify(self, peer: ChannelPeer) -> Identity:
-        return await self.identifier.identify(peer)
-
-    def link_up(self, link: Link) -> None:
-        self.relay.link_up(link)
-
-    def link_down(self, link: Link, clean: bool, reason: str) -> None:
-        self.relay.link_down(link, clean, reason)
-
-    def receive(self, link: Link, payload: bytes) -> None:
-        began = time.perf_counter()
-        self.relay.receive(link, payload)
-        self.took(time.perf_counter() - began)
-
-    def refused(self, event: str, name: str, address: str, detail: str) -> None:
-        self.trail.refused(event, name, address, detail)
-
-
 class Manager:
     """A manager for the home that ``keyferry init`` made.
 
@@ -118,10 +92,12 @@ class Manager:
         self._seen_version = -1
         self._revoked_serials: set[str] = set()
         self._revoked_for_handshakes = b""
+        self._rolling_over = False
         self._mqtt_listener: TlsListener | None = None
         self._sip_listener: TlsListener | None = None
         self._time: SignedTime | None = None
         self._time_listener: PlainListener | None = None
+        self.sip: SipEndpoint | None = None
         self.measures = Measures()
         self.observation: Observation | None = None
         self._directory: RemoteDirectory | None = None
@@ -139,6 +115,7 @@ class Manager:
             realm=self.config.realm,
             mqtt_port=self.mqtt_port,
             est_port=self.est_port,
+            sip_port=self.sip_port,
         )
 
     async def drain(self) -> None:
@@ -209,14 +186,18 @@ class Manager:
         reload.set_log_level(config)
         self.relay.adopt(relay_settings(config))
         self._endpoint.settings = settings = _mqtt_settings(config)
+        if self.sip is not None:
+            self.sip.settings = _sip_settings(config)
         for presence in self.relay.registry:
             if isinstance(presence.link, MqttLink):
                 presence.link.adopt(settings)
+            elif isinstance(presence.link, SipLink):
+                presence.link.adopt()
         for listener in (self._mqtt_listener, self._sip_listener):
             if listener is not None:
                 listener.limits = _link_limits(config)
         self._authority.adopt(config)
-        self._est.adopt(config)
+        self._issuing.adopt(config)
         if self._status is not None:
             self._status.adopt(config)
         self._api.adopt(config)
@@ -233,7 +214,8 @@ class Manager:
 
     def _unsent(self) -> int:
         links = [presence.link for presence in self.relay.registry]
-        return sum(link.unsent for link in links if isinstance(link, MqttLink))
+        unsent = sum(link.unsent for link in links if isinstance(link, (MqttLink, SipLink)))
+        return unsent + len(self._certifier)
 
     async def _suspend(self) -> None:
         """Close the links, and leave to the next run what it can go on with."""
@@ -289,12 +271,21 @@ class Manager:
                 raise ConfigProblem(f"cannot write the trace {path}: {error.strerror}.") from None
             stack.callback(trace.close)
         self.relay = Relay(relay_settings(config), self.trail, trace)
+        self.relay.anchors.current = self._authority.cacerts_digest()
         self._identifier = Identifier(self._authority, store, directory=self._directory)
         self.relay.keys.load(await self._agreement_keys())
         await self._resume()
         await self._reload()
 
-        await self._listen_for_est(stack, writer)
+        self._issuing = issuing = Issuing(
+            config, store, self._authority, writer.entry, directory=self._directory
+        )
+        self._certifier = Certifier(
+            self.relay, issuing.renew, self._authority.cacerts, self.measures.count_certify
+        )
+        self.relay.certify = self._certifier.begin
+        stack.push_async_callback(self._certifier.stop)
+        await self._listen_for_est(stack)
         if config.sip_port >= 0:
             await self._listen_for_sip(stack)
         await self._listen_for_mqtt(stack)
@@ -305,6 +296,7 @@ class Manager:
         await self._api.start(stack)
         self._every(stack, _TICK, self._tick)
         self._every(stack, _RELOAD, self._reload)
+        self._every(stack, _TICK, self._roll_over)
         self._every(stack, _RENEWAL_CHECK, self._renew)
         self._every(stack, _HEADS, heads.keep)
         if isinstance(sink, KeysElsewhere):
@@ -323,11 +315,8 @@ class Manager:
         except DirectoryUnavailable as error:
             raise StoreProblem(f"{error}: start 'keyferry directory serve' first.") from None
 
-    async def _listen_for_est(self, stack: contextlib.AsyncExitStack, writer: BatchWriter) -> None:
-        self._est = Est(
-            self.config, self.store, self._authority, writer.entry, directory=self._directory
-        )
-        app = self._est.app()
+    async def _listen_for_est(self, stack: contextlib.AsyncExitStack) -> None:
+        app = Est(self.config.realm, self._authority, self._issuing).app()
         if isinstance(self._authority, LocalAuthority):
             self._status = Status(config=self.config, store=self.store, authority=self._authority)
             self._status.add_to(app)
@@ -346,7 +335,7 @@ class Manager:
 
     async def _listen_for_mqtt(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
-        host = _Host(self._identifier, self.relay, self.trail, self.measures.relay.observe)
+        host = CarrierHost(self._identifier, self.relay, self.trail, self.measures.relay.observe)
         endpoint = self._endpoint = MqttEndpoint(host, _mqtt_settings(config))
         listener = self._mqtt_listener = TlsListener(
             "mqtt", self._mqtt_context(), endpoint, self._connection_refused, _link_limits(config)
@@ -359,9 +348,12 @@ class Manager:
 
     async def _listen_for_sip(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
-        host = _Host(self._identifier, self.relay, self.trail, self.measures.relay.observe)
-        settings = SipSettings(requests_per_second=config.messages_per_second)
-        endpoint = SipEndpoint(host, config.realm, settings)
+        host = CarrierHost(self._identifier, self.relay, self.trail, self.measures.relay.observe)
+        hosts = ("localhost", config.public_host, config.device_host, *config.server_names)
+        endpoint = SipEndpoint(
+            host, config.realm, _sip_settings(config), filter(None, hosts), self.measures
+        )
+        self.sip = endpoint
         listener = self._sip_listener = TlsListener(
             "sip", self._mqtt_context(), endpoint, self._connection_refused, _link_limits(config)
         )
@@ -438,11 +430,13 @@ class Manager:
         """
         if not revoked or not isinstance(self._authority, LocalAuthority):
             return b""  # only who has the key can sign one
-        issuing = self._authority.issuing
-        start = issuing.not_valid_before_utc.timestamp()
-        end = issuing.not_valid_after_utc.timestamp()
-        crl = self._authority.sign_revocations(revoked, 0, start, end)
-        return crl.public_bytes(Encoding.PEM)
+        lists = []  # OpenSSL wants one of each CA that issued to a client
+        for signer in self._authority.signers():
+            start = signer.issuing.not_valid_before_utc.timestamp()
+            end = signer.issuing.not_valid_after_utc.timestamp()
+            crl = signer.sign_revocations(revoked, 0, start, end)
+            lists.append(crl.public_bytes(Encoding.PEM))
+        return b"".join(lists)
 
     def _est_context(self) -> ssl.SSLContext:
         return server_context(
@@ -494,6 +488,13 @@ class Manager:
     async def _tick(self) -> None:
         self.relay.tick()
         self.trail.tick()
+        stated = self.relay.anchors.take()
+        if stated:
+            try:
+                await self.store.presences.state_anchors(stated, time.time())
+            except BaseException:
+                self.relay.anchors.put_back(stated)
+                raise
 
     async def _reload(self) -> None:
         """Take over revocations, names, rules and the policy when somebody changed them."""
@@ -522,6 +523,33 @@ class Manager:
         number = 0 if applied is None else applied.id
         fields = {"devices": len(names), "rules": len(pairs), "policy": number}
         log(_LOG, logging.INFO, "rules-loaded", **fields)
+
+    async def _roll_over(self) -> None:
+        """Go on with another phase of a CA's roll-over, when an operator began one."""
+        if not self._authority.reread() and not self._rolling_over:
+            return
+        self._rolling_over = True  # until all of it is done, also when the database is away now
+        await self._authority.keep_server()
+        # Who signs revocation lists, and which of them a handshake needs, has changed.
+        revoked = await self.store.life.all_revoked(time.time())
+        self._revoked_for_handshakes = await asyncio.to_thread(self._sign_for_handshakes, revoked)
+        self._renew_contexts()
+        self._end_unbelieved()
+        self.relay.anchors.current = self._authority.cacerts_digest()
+        state = self._authority.state
+        phase = state.phase or "aborted"
+        self._rolling_over = False
+        self.trail.ok("ca-rollover-taken-over", "", "", phase, generation=state.current or "1")
+
+    def _end_unbelieved(self) -> None:
+        """End the links whose certificate no CA of ours stands over any more."""
+        for presence in self.relay.registry:
+            if presence.link is None:
+                continue
+            try:
+                self._authority.identify(presence.link.certificate_der)
+            except KeyferryError:
+                self.relay.end_device(presence.name, "authentication-failed")
 
     async def _tell_listener(self, revoked: list[Revoked]) -> None:
         """Let handshakes refuse what is revoked, when that is not what they refuse already."""
@@ -563,12 +591,16 @@ class Manager:
         """Renew our own certificate when it is due, without a restart."""
         reason = await self._authority.keep_server()
         if reason:
-            self._new_link_context()
-            if self._time is not None:
-                self._time.adopt()
-            self._est_listener.replace_context(self._est_context())
-            self._api.renew()
+            self._renew_contexts()
             self.trail.ok("server-certificate-renewed", "", "", reason)
+
+    def _renew_contexts(self) -> None:
+        """Let every listener do its next handshakes with the certificates that there are now."""
+        self._new_link_context()
+        if self._time is not None:
+            self._time.adopt()
+        self._est_listener.replace_context(self._est_context())
+        self._api.renew()
 
 
 def _link_limits(config: Config) -> TlsLimits:
@@ -608,6 +640,10 @@ def _mqtt_settings(config: Config) -> MqttSettings:
     return MqttSettings(
         packets_per_second=config.messages_per_second, queue_messages=config.queue_messages
     )
+
+
+def _sip_settings(config: Config) -> SipSettings:
+    return SipSettings(requests_per_second=config.messages_per_second)
 
 
 def relay_settings(config: Config) -> RelaySettings:

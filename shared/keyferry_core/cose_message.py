@@ -1,8 +1,8 @@
 """COSE_Sign1 and COSE_Encrypt0 as whole messages (RFC 9052, sections 4.2 and 5.2).
 
-One algorithm for signatures (ES256), two for encryption (AES-CCM-16-64-128 and -128-128); the
-caller's key decides which is meant, the header can only agree. Messages are taken with their CBOR
-tag or without it, since the context says what they are.
+One algorithm for signatures, ES256 unless the caller names another, two for encryption
+(AES-CCM-16-64-128 and -128-128); the caller's key decides which is meant, the header can only
+agree. Messages are taken with their CBOR tag or without it, since the context says what they are.
 """
 
 from keyferry_core import cbor
@@ -58,10 +58,18 @@ def _algorithm(protected: dict, unprotected: dict, what: str) -> int:
 
 
 def sign1(
-    crypto, private: bytes, payload: bytes, external_aad: bytes = b"", header: dict | None = None
+    crypto,
+    private,
+    payload: bytes,
+    external_aad: bytes = b"",
+    header: dict | None = None,
+    alg: int = ES256,
 ) -> bytes:
-    """``payload`` signed with ES256, as a tagged COSE_Sign1. ``header``: more protected labels."""
-    protected = {HEADER_ALG: ES256}
+    """``payload`` signed, as a tagged COSE_Sign1. ``header``: more protected labels.
+
+    ``alg``: what ``crypto.sign`` does.
+    """
+    protected = {HEADER_ALG: alg}
     if header:
         protected.update(header)
     encoded = _encode_header(protected)
@@ -69,8 +77,10 @@ def sign1(
     return cbor.encode(cbor.Tag(COSE_SIGN1_TAG, [encoded, {}, payload, signature]))
 
 
-def parse_sign1(data: bytes, external_aad: bytes = b"") -> tuple[bytes, dict, bytes, bytes]:
-    """``(payload, protected header, what is signed, signature)`` of a COSE_Sign1 with ES256.
+def parse_sign1(
+    data: bytes, external_aad: bytes = b"", alg: int = ES256
+) -> tuple[bytes, dict, bytes, bytes]:
+    """``(payload, protected header, what is signed, signature)`` of a COSE_Sign1 with ``alg``.
 
     Nothing has been verified. DecodeError for anything else.
     """
@@ -78,8 +88,8 @@ def parse_sign1(data: bytes, external_aad: bytes = b"") -> tuple[bytes, dict, by
     payload, signature = items[2], items[3]
     if not isinstance(payload, bytes) or not isinstance(signature, bytes):
         raise DecodeError("sign1: payload and signature are byte strings")
-    if _algorithm(protected, unprotected, "sign1") != ES256:
-        raise DecodeError("sign1: only ES256 is known here", "unsupported")
+    if _algorithm(protected, unprotected, "sign1") != alg:
+        raise DecodeError("sign1: another algorithm", "unsupported")
     return payload, protected, sig_structure(encoded, external_aad, payload), signature
 
 

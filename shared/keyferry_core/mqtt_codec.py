@@ -196,6 +196,22 @@ class Reader:
             self._data = b""
             raise
 
+    def take_pubacks(self, most: int) -> list[int]:
+        """The packet identifiers of up to ``most`` PUBACKs that come next and lie whole in what
+        was fed. Whatever else comes next, ``next_packet`` has. Never raises."""
+        data = self._data
+        pos = self._pos
+        end = min(len(data), pos + 4 * most)
+        found = []
+        while pos + 4 <= end and data[pos] == 0x40 and data[pos + 1] == 2:
+            packet_id = data[pos + 2] << 8 | data[pos + 3]
+            if not packet_id:
+                break
+            found.append(packet_id)
+            pos += 4
+        self._pos = pos
+        return found
+
     def _wait(self, need: int) -> None:
         self._partial = bytearray(memoryview(self._data)[self._pos :])
         self._need = need

@@ -4,6 +4,8 @@ from keyferry_core.errors import DecodeError
 
 MAX_NAME = 63
 MAX_REALM = 128
+# Between a gateway's name and the third party that it acts for, as in "gw-1 for alice".
+FOR = " for "
 # The manager's own name in ``from`` and ``to``. No device can have it.
 MANAGER = "manager"
 
@@ -50,3 +52,29 @@ def parse_identity(uri: object) -> tuple[str, str]:
         raise DecodeError("identity: expected sip:NAME@REALM")
     name, realm = uri[4:].split("@")
     return check_name(name), check_realm(realm)
+
+
+def subject(name: str, on_behalf_of: str) -> str:
+    """Who asks, as rules name it: ``name``, or ``name`` for a third party."""
+    return name + FOR + on_behalf_of if on_behalf_of else name
+
+
+def matches(selector: str, asking: str) -> bool:
+    """Whether ``selector`` means ``asking``, both a name or ``NAME for NAME``; each name of the
+    selector may have one ``*`` for any part. A selector without ``for`` never means a third party:
+    what a gateway may do itself says nothing of those that it acts for.
+    """
+    wanted, found = selector.split(FOR), asking.split(FOR)
+    if len(wanted) != len(found):
+        return False
+    for at in range(len(wanted)):
+        if not _matches(wanted[at], found[at]):
+            return False
+    return True
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if "*" not in pattern:
+        return pattern == name
+    head, tail = pattern.split("*", 1)
+    return len(name) >= len(head) + len(tail) and name.startswith(head) and name.endswith(tail)

@@ -3,10 +3,11 @@
 COSE_Encrypt0 with the key derivation and nonce of OSCORE (RFC 8613, sections 3.2.1 and 5.2) and
 AES-CCM-16-128-128, in a frame of its own:
 
-    0 0 E E K N N N | sequence number, N bytes | ciphertext | tag, 16 bytes
+    0 P E E K N N N | sequence number, N bytes | ciphertext | tag, 16 bytes
 
-N: 1 to 5. K: 0 data, 1 close. E: the low two bits of the sender's key generation. Header, names
-and session are covered by the tag. A record costs 18 to 22 bytes over its data.
+N: 1 to 5. P K: 0 0 data, 0 1 close, 1 0 about a direct path, for the agent itself. E: the low
+two bits of the sender's key generation. Header, names and session are covered by the tag. A record
+costs 18 to 22 bytes over its data.
 """
 
 from keyferry_core import cbor
@@ -18,6 +19,7 @@ from keyferry_core.kdf import hkdf_expand, hkdf_extract
 
 DATA = 0
 CLOSE = 1
+PATH = 2
 
 # Bytes of data in one record, far below the 65535 where AES-CCM with 13-byte nonces ends.
 MAX_DATA = 8192
@@ -144,7 +146,7 @@ class Records:
         while number >> (8 * length):
             length += 1
         keys = self._send
-        flags = (keys.generation & 3) << 4 | kind << 3 | length
+        flags = (kind & 2) << 5 | (keys.generation & 3) << 4 | (kind & 1) << 3 | length
         header = bytes([flags]) + number.to_bytes(length, "big")
         # the number is spent before it is used: an error below must not lead to a second use
         self.sent += 1
@@ -164,7 +166,12 @@ class Records:
             raise DecodeError("record: length")
         flags = record[0]
         length = flags & 7
-        if flags & 0xC0 or not 1 <= length <= 5 or size < 1 + length + TAG_LENGTH:
+        if (
+            flags & 0x80
+            or flags & 0x48 == 0x48
+            or not 1 <= length <= 5
+            or size < 1 + length + TAG_LENGTH
+        ):
             raise DecodeError("record: header")
         header = record[: 1 + length]
         number = int.from_bytes(header[1:], "big")
@@ -174,7 +181,7 @@ class Records:
         if behind >= WINDOW or (behind >= 0 and self._seen >> behind & 1):
             raise DecodeError("record: seen before, or too old to tell")
         try:
-            keys = self._keys_for(flags >> 4)
+            keys = self._keys_for(flags >> 4 & 3)
             data = self._crypto.open(
                 AES_CCM_16_128_128,
                 keys.key,
@@ -186,7 +193,7 @@ class Records:
             self.forged += 1
             raise
         self._accept(number, behind, keys)
-        return flags >> 3 & 1, data
+        return flags >> 3 & 1 | flags >> 5 & 2, data
 
     def _keys_for(self, generation_bits: int) -> _Keys:
         for keys in (self._receive, self._previous, self._next):

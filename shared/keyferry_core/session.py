@@ -85,9 +85,17 @@ class Identity:
         return METHOD_STATIC_STATIC, rpk.credential(self.name, public), private
 
 
-def binding(session_id: bytes, name_i: str, name_r: str, realm: str, profile: int) -> bytes:
-    """The 32 bytes that tie a run of EDHOC to what was asked of the manager."""
-    return sha256(cbor.encode([session_id, name_i, name_r, realm, profile]))
+def binding(
+    session_id: bytes, name_i: str, name_r: str, realm: str, profile: int, on_behalf_of: str = ""
+) -> bytes:
+    """The 32 bytes that tie a run of EDHOC to what was asked of the manager.
+
+    ``on_behalf_of``: the third party that a gateway asks for, or "" for itself.
+    """
+    items = [session_id, name_i, name_r, realm, profile]
+    if on_behalf_of:  # the array's length tells the two apart
+        items.append(on_behalf_of)
+    return sha256(cbor.encode(items))
 
 
 def rejection(own: str, message: dict, error: str, edhoc_error: bytes = b"") -> dict:
@@ -160,14 +168,18 @@ class Initiator:
         profile: int = s.PROFILE_CERT,
         ephemeral=None,
         suites: tuple = SUITES[:1],
+        on_behalf_of: str = "",
     ) -> None:
         self.peer = peer
+        self.on_behalf_of = on_behalf_of
         self._suites = suites
         self.session_id = crypto.random(s.SESSION_ID_LENGTH)
         self._identity = identity
         self._trust = trust
         self._profile = profile
-        self._context = binding(self.session_id, identity.name, peer, identity.realm, profile)
+        self._context = binding(
+            self.session_id, identity.name, peer, identity.realm, profile, on_behalf_of
+        )
         method, credential, private = identity.for_profile(profile)
         # each role is loaded when it is first played: many a device plays only one
         from keyferry_core.edhoc import initiator
@@ -192,6 +204,8 @@ class Initiator:
             s.PROFILE: self._profile,
             s.MESSAGE_1: self._edhoc.message_1(),
         }
+        if self.on_behalf_of:
+            message[s.ON_BEHALF_OF] = self.on_behalf_of
         if leg is not None:
             message[s.ROUTE] = [leg]
         return message
@@ -229,9 +243,11 @@ class Initiator:
         # only now is EAD_2 more than a stranger's word
         _check_ead(ead_2, self._context)
         message_3 = edhoc.message_3(_ead(self._context))
-        return Session(
+        session = Session(
             self._identity.name, self.peer, self.session_id, self._context, edhoc, True, message_3
         )
+        session.on_behalf_of = self.on_behalf_of
+        return session
 
 
 class Responder:
@@ -248,6 +264,7 @@ class Responder:
         self._ephemeral = ephemeral
         self._edhoc = None
         self.route: list = []
+        self.on_behalf_of = ""
 
     def on_connect(self, message: dict, leg: list | None = None) -> dict:
         """The ACCEPT that answers a CONNECT. KeyferryError: send ``rejection(…)`` instead."""
@@ -260,6 +277,7 @@ class Responder:
         self.peer = message[s.FROM]
         self.session_id = message[s.SESSION]
         self.route = message.get(s.ROUTE, [])
+        self.on_behalf_of = message.get(s.ON_BEHALF_OF, "")
         own = self._identity.name
         if self.peer == own:
             raise AuthenticationError("the peer has our own name")
@@ -268,7 +286,9 @@ class Responder:
         for key in (s.CREDENTIAL, s.PUBLIC_KEY):
             if key in message:
                 self._delivered[key] = message[key]
-        self._context = binding(self.session_id, self.peer, own, self._identity.realm, profile)
+        self._context = binding(
+            self.session_id, self.peer, own, self._identity.realm, profile, self.on_behalf_of
+        )
         from keyferry_core.edhoc import responder
 
         edhoc = self._edhoc = responder.Responder(
@@ -327,7 +347,9 @@ class Responder:
         edhoc.verify_message_3(credential_i)
         _check_ead(ead_3, self._context)
         message_4 = edhoc.message_4()
-        return Session(own, self.peer, self.session_id, self._context, edhoc, False, message_4)
+        session = Session(own, self.peer, self.session_id, self._context, edhoc, False, message_4)
+        session.on_behalf_of = self.on_behalf_of
+        return session
 
 
 class Session:
@@ -335,6 +357,7 @@ class Session:
 
     ``confirmed``: the peer is known to hold the keys. The Responder knows at once; the Initiator
     learns it from the first record or message_4, and repeats message_3 until then.
+    ``on_behalf_of``: the third party that the Initiator, a gateway, acts for, or "".
     """
 
     def __init__(
@@ -351,6 +374,7 @@ class Session:
         self.peer = peer
         self.session_id = session_id
         self.initiated = initiated
+        self.on_behalf_of = ""
         self.state = "unconfirmed" if initiated else "confirmed"
         self.ended = ""
         self.fingerprint = edhoc.exporter(EXPORTER_FINGERPRINT, context, FINGERPRINT_LENGTH)
@@ -418,9 +442,30 @@ class Session:
                 self.end(error.name)
             raise
         self._confirm()
+        if kind == records.PATH:
+            return None  # it says something about a connection, and this is none
         if kind == records.CLOSE:
             self.end("session-closed")
             raise RemoteError("session-closed")
+        return data
+
+    def seal_path(self, data: bytes) -> bytes:
+        """A record for the other agent itself, about a direct connection (docs/keys.md)."""
+        self._check_open()
+        return self.records.protect(data, records.PATH)
+
+    def open_path(self, record: bytes) -> bytes:
+        """What ``seal_path`` of the other side was given. It counts as no forgery when it is none
+        of those: anybody can connect. RemoteError.
+        """
+        self._check_open()
+        forged = self.records.forged
+        try:
+            kind, data = self.records.unprotect(record)
+        finally:
+            self.records.forged = forged
+        if kind != records.PATH:
+            raise DecodeError("path: another kind of record")
         return data
 
     def _read_message_4(self, message_4: bytes) -> None:

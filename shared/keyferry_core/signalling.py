@@ -33,6 +33,10 @@ TEXT = 21
 PUBLIC_KEY = 22
 DATA = 23
 EDHOC_ERROR = 24
+ON_BEHALF_OF = 25
+REQUEST = 26
+ISSUER = 27
+ANCHORS = 28
 
 # types
 REGISTER = 1
@@ -47,6 +51,8 @@ END = 9
 ERROR = 10
 SEND = 11
 DELIVERED = 12
+CERTIFY = 13
+CERTIFIED = 14
 
 # profiles (docs: keys between peers)
 PROFILE_CERT = 0
@@ -62,12 +68,13 @@ MAX_RECORD = 8300
 MAX_PLAIN = 2048  # of a plain message
 SESSION_ID_LENGTH = 16
 INSTANCE_LENGTH = 8
+ANCHORS_LENGTH = 8
 MAX_ADDRESSES = 4
 
 # key: (name, kind, smallest, largest); sizes count bytes for "bytes", characters for "text"
 _UINT, _BYTES, _TEXT, _BOOL, _NAME, _ROUTE, _ADDRESSES = range(7)
 FIELDS = {
-    TYPE: ("type", _UINT, REGISTER, DELIVERED),
+    TYPE: ("type", _UINT, REGISTER, CERTIFIED),
     FROM: ("from", _NAME, 1, 63),
     TO: ("to", _NAME, 1, 63),
     ID: ("id", _UINT, 0, 0xFFFFFFFF),
@@ -91,12 +98,16 @@ FIELDS = {
     PUBLIC_KEY: ("public_key", _BYTES, 1, 280),
     DATA: ("data", _BYTES, 0, MAX_PLAIN),
     EDHOC_ERROR: ("edhoc_error", _BYTES, 1, 128),
+    ON_BEHALF_OF: ("on_behalf_of", _NAME, 1, 63),
+    REQUEST: ("request", _BYTES, 1, 2048),
+    ISSUER: ("issuer", _BYTES, 1, 2048),
+    ANCHORS: ("anchors", _BYTES, ANCHORS_LENGTH, ANCHORS_LENGTH),
 }
 
 # type: (name, required keys besides type, from and to; optional keys; keys only the manager adds)
 TYPES = {
-    REGISTER: ("register", (ID, INSTANCE, ADDRESSES), (EXPIRES, ROUTE, PUBLIC_KEY), ()),
-    REGISTERED: ("registered", (), (), (ID, EXPIRES, SEEN, INSTANCE)),
+    REGISTER: ("register", (ID, INSTANCE, ADDRESSES), (EXPIRES, ROUTE, PUBLIC_KEY, ANCHORS), ()),
+    REGISTERED: ("registered", (), (), (ID, EXPIRES, SEEN, INSTANCE, ANCHORS)),
     RESOLVE: ("resolve", (ID, NAME), (), ()),
     RESOLVED: (
         "resolved",
@@ -104,7 +115,12 @@ TYPES = {
         (),
         (ID, NAME, ONLINE, ADDRESSES, EXPIRES, CREDENTIAL, PUBLIC_KEY),
     ),
-    CONNECT: ("connect", (SESSION, PROFILE, MESSAGE_1), (ROUTE,), (CREDENTIAL, PUBLIC_KEY)),
+    CONNECT: (
+        "connect",
+        (SESSION, PROFILE, MESSAGE_1),
+        (ROUTE, ON_BEHALF_OF),
+        (CREDENTIAL, PUBLIC_KEY),
+    ),
     ACCEPT: ("accept", (SESSION, MESSAGE_2), (ROUTE,), (CREDENTIAL, PUBLIC_KEY)),
     REJECT: ("reject", (SESSION, ERROR_CODE), (TEXT, EDHOC_ERROR), ()),
     MESSAGE: ("message", (SESSION,), (MESSAGE_3, MESSAGE_4, RECORD), ()),
@@ -112,11 +128,13 @@ TYPES = {
     ERROR: ("error", (), (), (ERROR_CODE, TEXT, ID, SESSION)),
     SEND: ("send", (ID, DATA), (ROUTE,), ()),
     DELIVERED: ("delivered", (ID,), (ERROR_CODE,), ()),
+    CERTIFY: ("certify", (ID, REQUEST), (), ()),
+    CERTIFIED: ("certified", (), (), (ID, CREDENTIAL, ISSUER)),
 }
 # Types that a device may send. The others come from the manager alone.
-FROM_DEVICE = (REGISTER, RESOLVE, CONNECT, ACCEPT, REJECT, MESSAGE, END, SEND, DELIVERED)
+FROM_DEVICE = (REGISTER, RESOLVE, CONNECT, ACCEPT, REJECT, MESSAGE, END, SEND, DELIVERED, CERTIFY)
 # Types that carry ``to`` = the manager itself; all others name a device.
-TO_MANAGER = (REGISTER, RESOLVE)
+TO_MANAGER = (REGISTER, RESOLVE, CERTIFY)
 
 # A leg of a route: [address, transport, mutually authenticated] as a device states it; the
 # manager appends a fourth item, whether it could verify the leg.
@@ -158,7 +176,7 @@ def _check_field(key: int, value: object, from_device: bool) -> None:
         if not isinstance(value, bool):
             raise DecodeError(what + ": expected true or false")
     elif kind == _NAME:
-        if value != MANAGER or key == NAME:
+        if value != MANAGER or key in (NAME, ON_BEHALF_OF):
             check_name(value)
     elif kind == _TEXT:
         _check_text(value, what, smallest, largest)
@@ -206,7 +224,9 @@ def check(message: object, from_device: bool) -> dict:
     for key in message:
         _check_field(key, message[key], from_device)
     if from_device and (message[TO] == MANAGER) != (kind in TO_MANAGER):
-        raise DecodeError("to: register and resolve go to the manager, all else to a device")
+        raise DecodeError(
+            "to: register, resolve and certify go to the manager, all else to a device"
+        )
     if kind == MESSAGE and not (MESSAGE_3 in message or MESSAGE_4 in message or RECORD in message):
         raise DecodeError("message: carries nothing")
     return message

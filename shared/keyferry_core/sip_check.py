@@ -42,12 +42,17 @@ _SECONDS = b"expires min-expires".split()
 _MAX_Q = 1000
 
 
-def check(message: Message, extensions: tuple[bytes, ...] = EXTENSIONS) -> None:
-    """Accept ``message``, or raise SipError with it: 400, 414, 416, 420 or 483."""
+def check(
+    message: Message, extensions: tuple[bytes, ...] = EXTENSIONS, proxied: bool = False
+) -> None:
+    """Accept ``message``, or raise SipError with it: 400, 414, 416, 420 or 483.
+
+    ``proxied``: it is handed on, so that only Proxy-Require is for us (RFC 3261, section 16.3).
+    """
     try:
         _check_fields(message)
         if message.method:
-            _check_request(message, extensions)
+            _check_request(message, extensions, proxied)
     except SipError as error:
         error.message = message
         raise
@@ -150,7 +155,7 @@ def _check_retry_after(value: bytes) -> None:
     params(rest)
 
 
-def _check_request(message: Message, extensions: tuple[bytes, ...]) -> None:
+def _check_request(message: Message, extensions: tuple[bytes, ...], proxied: bool) -> None:
     if cseq(message.first(b"cseq") or b"")[1] != message.method:
         raise SipError(400, "CSeq speaks of another method")
     uri = parse_uri(message.uri)
@@ -165,7 +170,7 @@ def _check_request(message: Message, extensions: tuple[bytes, ...]) -> None:
         if scheme != b"sip" and scheme != b"sips":
             raise SipError(400, "REGISTER: To is no SIP address")
     unknown = []
-    for name in (b"require", b"proxy-require"):
+    for name in (b"proxy-require",) if proxied else (b"require", b"proxy-require"):
         # CANCEL and ACK are of a request that was asked already (section 8.2.2.3)
         if message.method != b"ACK" and message.method != b"CANCEL":
             for tag in message.values(name):

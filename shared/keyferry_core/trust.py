@@ -1,4 +1,7 @@
-"""Which peers a device believes: certificates under its realm's issuing CA."""
+"""Which peers a device believes: certificates under its realm's issuing CA.
+
+There are two of these while the realm goes from one to the next.
+"""
 
 from keyferry_core import cbor, x509
 from keyferry_core._compat import sha256
@@ -12,11 +15,10 @@ MAX_REMEMBERED = 8
 class Trust:
     """Certificates of one realm. A signature is verified once; dates are checked every time."""
 
-    def __init__(self, crypto, realm: str, issuer: bytes) -> None:
+    def __init__(self, crypto, realm: str, *issuers: bytes) -> None:
         self._crypto = crypto
         self._realm = realm
-        self._issuer = x509.parse(issuer)
-        self._issuer_digest = sha256(issuer)
+        self._issuers = [x509.parse(issuer) for issuer in issuers]
         self._verified = []
 
     def check(self, certificate: bytes, now: int) -> tuple[str, bytes]:
@@ -24,12 +26,13 @@ class Trust:
 
         ``now``: Unix seconds. Raises DecodeError or AuthenticationError.
         """
-        x509.check_dates(self._issuer, now)
         parsed = x509.parse(certificate)
+        issuer = self._issuer_of(parsed)
+        x509.check_dates(issuer, now)
         name = x509.check_device(parsed, self._realm, now)
         digest = sha256(certificate)
         if digest not in self._verified:
-            x509.verify(self._crypto, parsed, self._issuer)
+            x509.verify(self._crypto, parsed, issuer)
             self._remember(digest)
         return name, parsed.public_key
 
@@ -67,10 +70,17 @@ class Trust:
         from keyferry_core.edhoc import x5chain
 
         chain = x5chain.certificates(id_cred)
-        if len(chain) > 1 and sha256(chain[1]) != self._issuer_digest:
+        if len(chain) > 1 and chain[1] not in [issuer.raw for issuer in self._issuers]:
             raise AuthenticationError("x5chain: not of the realm's issuing CA")
         name, public = self.check(chain[0], now)
         return name, Credential(id_cred, cbor.encode(chain[0]), public), chain[0]
+
+    def _issuer_of(self, certificate: x509.Certificate) -> x509.Certificate:
+        """The issuing CA that a certificate names; one of ours when it names none of them."""
+        for issuer in self._issuers:
+            if issuer.subject == certificate.issuer:
+                return issuer
+        return self._issuers[0]  # verify() will say that it is another
 
     def _remember(self, digest: bytes) -> None:
         if len(self._verified) == MAX_REMEMBERED:

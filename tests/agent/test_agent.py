@@ -1051,3 +1051,46 @@ def test_a_clock_that_is_set_does_not_move_what_is_due():
             assert await other.recv() == b"still there"
 
     run(main())
+
+
+def test_a_peer_takes_only_the_third_parties_that_it_was_told_of():
+    async def main():
+        hub = Hub()
+        async with Party(hub, "panel-1") as gateway:
+            async with Party(hub, "pump-7", third_parties=["panel-1 for alice"]) as pump:
+                async with Party(hub, "valve-2") as valve:
+                    connect = gateway.agent.connect
+                    for name, party in (("pump-7", "bob"), ("valve-2", "alice")):
+                        error = await fails(RemoteError, connect(name, 10, on_behalf_of=party))
+                        assert error.name == "access-denied"
+                    assert pump.events.all("third-party-refused")[0]["third_party"] == (
+                        "panel-1 for bob"
+                    )
+                    assert len(valve.events.all("third-party-refused")) == 1
+                    session = await connect("pump-7", 10, on_behalf_of="alice")
+                    taken = await pump.next()
+                    assert session.on_behalf_of == taken.on_behalf_of == "alice"
+                    assert session.fingerprint == taken.fingerprint
+                    await fails(RemoteError, connect("pump-7", 10, on_behalf_of="A for b"))
+
+    run(main())
+
+
+def test_a_manager_that_names_another_third_party_is_found_out():
+    async def main():
+        hub = Hub()
+
+        def lie(message):
+            if message[s.TYPE] == s.CONNECT:
+                message[s.ON_BEHALF_OF] = "alice"
+            return message
+
+        hub.meddle = lie
+        async with Party(hub, "panel-1") as gateway:
+            async with Party(hub, "pump-7", third_parties=["panel-1 for alice"]) as pump:
+                connect = gateway.agent.connect
+                error = await fails(RemoteError, connect("pump-7", 10, on_behalf_of="bob"))
+                assert error.name == "authentication-failed"
+                assert pump.agent.sessions.count() == 0
+
+    run(main())

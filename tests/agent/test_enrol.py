@@ -11,7 +11,14 @@ from keyferry_agent.config import ConfigError
 from keyferry_agent.errors import EnrolmentLater, EnrolmentRefused, LinkError
 from keyferry_agent.store import Store
 from keyferry_core import est_codec, suite
-from keyferry_core.errors import AuthenticationError, DecodeError, KeyferryError, LocalError
+from keyferry_core import signalling as s
+from keyferry_core.errors import (
+    AuthenticationError,
+    DecodeError,
+    KeyferryError,
+    LocalError,
+    RemoteError,
+)
 from support.agent_kit import Events, Folder, Hub, fails, run, set_clock
 from support.portable import vectors
 
@@ -359,7 +366,7 @@ class Enrolment:
 
     async def simplereenroll(self, config, store, crypto, event, new_key=False, tls=None):
         self.used += 1
-        if new_key and store.pending is None and store.identity[2] == PRIVATE:
+        if new_key and store.identity[2] == PRIVATE:  # the link, asked first, has made one
             store.set_pending(NEXT_PRIVATE)
         await enrol.simplereenroll(config, store, crypto, event, new_key, tls, self._server())
 
@@ -524,6 +531,95 @@ def test_renewal_when_asked():
             await agent.stop()
             await fails(LocalError, agent.renew())
             assert events.names().count("enrolled") == 3
+
+    run(main())
+
+
+def _certified(certificate, issuer=ISSUING):
+    return {s.CREDENTIAL: certificate, s.ISSUER: issuer}
+
+
+def test_renewal_over_the_link():
+    async def main():
+        with Device() as device:
+            hub = Hub()
+            enrolment = Enrolment(GOOD)
+            agent, events = _agent(device, enrolment, hub)
+            await asyncio.wait_for(agent.start(), 10)
+            hub.certificates = [_certified(CERTIFICATE)]
+            await asyncio.wait_for(agent.renew(), 10)
+            request = hub.seen[-1]
+            assert (request[s.TYPE], request[s.TO]) == (s.CERTIFY, "manager")
+            assert 250 < len(request[s.REQUEST]) < 400
+            assert enrolment.used == 1, "that was the first certificate"
+            assert events.all("enrol-start")[1]["by"] == "link"
+            assert len(events.all("enrolled")) == 2
+            # with a new key: the answer is for it, and the old one is in no file any more
+            new = bytes.fromhex(DATA["next private"])
+            Store(device.path).set_pending(new)
+            (following,) = est_codec.parse_certs(DATA["enrolled"]["next key"].encode())
+            hub.certificates = [_certified(following)]
+            await asyncio.wait_for(agent.renew(new_key=True), 10)
+            assert Store(device.path).identity[2:4] == (new, following)
+            while events.names().count("registered") < 3:
+                await asyncio.sleep(0.01)
+            assert hub.opened == 3, "each certificate has a link of its own"
+            assert enrolment.used == 1
+            await agent.stop()
+
+    run(main())
+
+
+def test_what_the_manager_refuses_over_the_link_ends_nothing():
+    async def main():
+        with Device() as device:
+            hub = Hub()
+            enrolment = Enrolment(GOOD)
+            agent, events = _agent(device, enrolment, hub)
+            await asyncio.wait_for(agent.start(), 10)
+            for name in ("revoked", "too-many", "internal"):
+                hub.refuse[s.CERTIFY] = name
+                error = await fails(RemoteError, asyncio.wait_for(agent.renew(), 10))
+                assert error.name == name
+                assert events.all("renewal-failed")[-1]["error"] == name
+            assert (await agent.resolve("pump-8"))["online"] is False, "the link stands"
+            assert (hub.opened, enrolment.used) == (1, 1)
+            assert device.store.damaged == 0
+            await agent.stop()
+
+    run(main())
+
+
+def test_est_is_asked_where_the_link_does_not_do():
+    """An answer that does not hold, one that cannot be, and a link that ends meanwhile."""
+
+    async def main():
+        with Device() as device:
+            hub = Hub()
+            enrolment = Enrolment(GOOD, GOOD, GOOD, GOOD, GOOD, GOOD)
+            agent, events = _agent(device, enrolment, hub)
+            await asyncio.wait_for(agent.start(), 10)
+            (other,) = est_codec.parse_certs(DATA["enrolled"]["next key"].encode())
+            wrong = [
+                _certified(other),  # for another key than ours
+                _certified(RUN_OUT),
+                _certified(CERTIFICATE, bytes.fromhex(DATA["root"])[:-1] + b"x"),
+                {s.CREDENTIAL: CERTIFICATE},  # without its issuer
+            ]
+            for number, answer in enumerate(wrong):
+                hub.certificates = [answer]
+                await asyncio.wait_for(agent.renew(), 10)
+                assert enrolment.used == number + 2
+                assert len(events.all("certify-failed")) == number + 1
+                while events.names().count("registered") < number + 2:
+                    await asyncio.sleep(0.01)
+            hub.meddle = lambda message: (
+                hub.cut(DATA["name"]) if message[s.TYPE] == s.CERTIFY else message
+            )
+            await asyncio.wait_for(agent.renew(), 10)
+            assert enrolment.used == 6
+            assert Store(device.path).identity[3] == CERTIFICATE
+            await agent.stop()
 
     run(main())
 

@@ -450,8 +450,8 @@ def test_contents_with_a_good_checksum_are_checked_as_well():
             {9: bytes(100)},
             {8: bytes(32), 9: bytes(281)},
             {10: b"e"},
-            {10: bytes(32), 11: b"e"},
-            {13: b"e"},
+            {11: bytes(32), 12: b"e"},
+            {14: b"e"},
             {7: None},
         ):
             state = dict(whole)
@@ -488,11 +488,17 @@ def test_flash_that_gives_back_something_else():
     try:
         store = Store(place.path)
         store.set_pending(OLD[2])
-        kept = store._read
-        store._read = lambda slot: b"something else"
-        error = raises(StoreError, store.set_identity, *OLD)
-        assert error.name == "storage-failed"
-        store._read = kept
+        kept = getattr(slots_module, "open", open)
+
+        def swapped(path, mode):
+            return kept(path if mode == "wb" else place.path + "/other", mode)
+
+        for other in (b"something else", _read(place.path + "/identity.1") + b"more"):
+            _write(place.path + "/other", other)
+            slots_module.open = swapped
+            error = raises(StoreError, store.set_identity, *OLD)
+            slots_module.open = kept
+            assert error.name == "storage-failed"
         assert store.pending == OLD[2]
         assert store.identity is None
     finally:

@@ -26,7 +26,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from bench.bench_relay import BareRelay
+from bench.bench_relay import AckedRelay, BareRelay
 from keyferry_core import signalling as sig
 from keyferry_manager.app import Manager
 from keyferry_manager.carriers.tls import server_context
@@ -320,6 +320,8 @@ def _main() -> None:
     home = Home.existing(Path(arguments[0]))
     if kind == "relay":
         asyncio.run(_serve_bare(home, BareRelay))
+    elif kind == "acked":
+        asyncio.run(_serve_bare(home, AckedRelay))
     elif kind == "tls":
         asyncio.run(_serve_bare(home, _Silent))
     elif kind == "manager":

@@ -207,6 +207,38 @@ def test_one_topic_after_another() -> None:
     raises(DecodeError, reader.next_packet)
 
 
+def test_acknowledgements_that_come_together_are_taken_together() -> None:
+    reader = mqtt.Reader(100)
+    assert reader.take_pubacks(9) == []
+    acks = b"".join([mqtt.puback(number) for number in (1, 0x1234, 0xFFFF, 4)])
+    reader.feed(acks + mqtt.PINGREQ)
+    assert reader.next_packet() == (mqtt.TYPE_PUBACK, 1)
+    assert reader.take_pubacks(0) == []
+    assert reader.take_pubacks(2) == [0x1234, 0xFFFF]
+    assert reader.take_pubacks(9) == [4]
+    assert reader.take_pubacks(9) == [], "a ping is none"
+    assert reader.next_packet() == (mqtt.TYPE_PINGREQ,)
+    assert reader.next_packet() is None
+    # cut short, of another length, and without an identifier: next_packet judges them
+    for pieces in ((acks[:6], acks[6:]), (acks[:5], acks[5:7], acks[7:])):
+        seen = []
+        for piece in pieces:
+            reader.feed(piece)
+            while True:
+                packet = reader.next_packet()
+                if packet is None:
+                    break
+                seen.append(packet[1])
+                seen += reader.take_pubacks(9)
+        assert seen == [1, 0x1234, 0xFFFF, 4]
+    for bad in (b"\x40\x02\x00\x00", b"\x40\x03\x00\x01\x00", b"\x41\x02\x00\x01"):
+        reader = mqtt.Reader(100)
+        reader.feed(mqtt.puback(7) + bad)
+        assert reader.take_pubacks(9) == [7]
+        raises(DecodeError, reader.next_packet)
+        assert reader.take_pubacks(9) == []
+
+
 def test_malformed() -> None:
     for what, data in BAD:
         reader = mqtt.Reader(1024)

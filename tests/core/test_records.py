@@ -137,7 +137,7 @@ def test_what_is_not_a_record():
         record[: 1 + 16],
         b"\x00" + record[1:],
         b"\x06" + record[1:],
-        b"\x41" + record[1:],
+        b"\x49" + record[1:],
         b"\x81" + record[1:],
         b"\x02\x00" + record[1:],
         b"\x05" + b"\xff" * 5 + record[2:],

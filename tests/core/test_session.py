@@ -552,7 +552,7 @@ def test_old_keys_end_the_session():
 def test_nobody_is_believed_once_the_issuing_ca_has_expired():
     peers = trust()
     peers.check(certificate("pump-7"), NOW)
-    peers._issuer.not_after = NOW - 1
+    peers._issuers[0].not_after = NOW - 1
     assert "expired" in raises(AuthenticationError, peers.check, certificate("pump-7"), NOW).detail
 
 
@@ -580,3 +580,31 @@ def test_a_certificate_is_verified_once_and_its_dates_every_time():
             peers._verified.pop(0)
     assert peers.check(der, NOW)[0] == "pump-7"
     assert len(peers._verified) == MAX_REMEMBERED
+
+
+def test_a_gateway_asks_for_a_third_party_and_both_know_for_whom():
+    initiator = Initiator(identity("panel-1"), trust(), crypto, "pump-7", on_behalf_of="alice")
+    responder = Responder(identity("pump-7"), trust(), crypto)
+    connect = relay(initiator.connect(), "panel-1")
+    assert connect[s.ON_BEHALF_OF] == "alice"
+    accept = responder.on_connect(connect)
+    session_a = initiator.on_accept(relay(accept, "pump-7"), NOW)
+    first = relay(session_a.seal(b"for alice"))
+    session_b = responder.on_message(first, NOW)
+    assert session_b.open(first) == b"for alice"
+    assert session_a.on_behalf_of == session_b.on_behalf_of == "alice"
+    assert session_a.fingerprint == session_b.fingerprint
+    assert introduce()[0].on_behalf_of == ""
+
+
+def test_a_manager_cannot_add_take_away_or_change_the_third_party():
+    for said, told in (("alice", ""), ("", "alice"), ("alice", "bob")):
+        initiator = Initiator(identity("panel-1"), trust(), crypto, "pump-7", on_behalf_of=said)
+        responder = Responder(identity("pump-7"), trust(), crypto)
+        connect = relay(initiator.connect(), "panel-1")
+        connect.pop(s.ON_BEHALF_OF, None)
+        if told:
+            connect[s.ON_BEHALF_OF] = told
+        accept = responder.on_connect(connect)
+        error = raises(AuthenticationError, initiator.on_accept, relay(accept, "pump-7"), NOW)
+        assert error.name == "authentication-failed"

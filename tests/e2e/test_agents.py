@@ -1,6 +1,7 @@
 """Agents on virtual boards against a real manager: a device's years, in a minute."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from keyferry_hil.virtual_device import Application, Event, VirtualDevice
 from keyferry_manager.cli.demo.stage import HEAP, Stage
+from support.page import free_port
 
 PROGRAM = Path(__file__).parent / "on_device" / "upkeep.py"
 PATIENCE = 40.0
@@ -149,6 +151,9 @@ def test_renewal_in_the_middle_of_a_session(application: Application) -> None:
             after = len(b.events)
             await b.do("renew", new_key=new_key)
             assert b.all("enrolled")[-1]["serial"] != before["serial"]
+            # over the link that stands: no second TLS connection, and no HTTP
+            started = await b.wait_for("enrol-start", after=after)
+            assert started["by"] == "link", "\n".join(map(str, b.events[after:]))
             down = await b.wait_for("link-down", after=after, timeout=PATIENCE)
             assert down["retry_ms"] == 0
             await b.wait_for("registered", after=after, timeout=PATIENCE)
@@ -160,6 +165,7 @@ def test_renewal_in_the_middle_of_a_session(application: Application) -> None:
             await a.do("close")
             await b.wait_for("over", after=after, timeout=PATIENCE)
             await meet(a, b)
+        assert not b.all("certify-failed")
         assert len(b.all("key-made")) == 2
         assert not a.all("message-refused")
         # the next start uses it, too
@@ -286,5 +292,32 @@ def test_many_sessions_leave_no_memory_behind(application: Application) -> None:
                 free.append((here["free"], there["free"]))
         for first, last in zip(free[0], free[-1], strict=True):
             assert last > first - 1024, free
+
+    play(application, scene)
+
+
+def test_records_go_straight_to_the_peer_until_that_is_withdrawn(application: Application) -> None:
+    async def scene(stage: Stage, a: Board, b: Board) -> None:
+        port = free_port()
+        files = b.files()
+        config = json.loads(files["config.json"])
+        config |= {"direct_port": port, "addresses": [f"127.0.0.1:{port}"]}
+        b.format(files | {"config.json": json.dumps(config).encode()})
+        await a.boot()
+        await b.boot()
+        await a.do("connect", to="pump-7", via="auto")
+        for board in (a, b):
+            await board.wait_for("direct-up", timeout=PATIENCE)
+        await a.do("send", size=200, count=40)
+        await b.wait_for("got", count=40, timeout=PATIENCE)
+        await b.do("send", size=200, count=40)
+        await a.wait_for("got", count=40, timeout=PATIENCE)
+        (session,) = await stage.keyferry("sessions", "--home", str(stage.home))
+        assert session["messages"] < 10, "the manager carried the exchange, and nothing after it"
+        await stage.keyferry("allow", "--remove", "gauge-2", "pump-7", "--home", str(stage.home))
+        for board in (a, b):
+            over = await board.wait_for("over", timeout=PATIENCE)
+            assert over["reason"] == "access-denied"
+            await board.wait_for("direct-down", timeout=PATIENCE)
 
     play(application, scene)

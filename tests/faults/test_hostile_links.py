@@ -6,6 +6,7 @@ While each of them does its worst, two honest devices exchange messages, and non
 import contextlib
 import os
 import random
+import resource
 import socket
 import ssl
 import threading
@@ -304,3 +305,41 @@ def test_random_bytes_after_connect_never_break_the_manager(running, hostile, ho
                 client.packet(0.02)
     honest.exchange(0.5)
     assert running.faults == []
+
+
+def test_ten_thousand_registrations_of_one_device(running, home, hostile, honest):
+    """Each with another instance and other addresses: one entry is left of them, and each got its
+    answer."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    count, burst = 10_000, 100
+
+    def register(number):
+        message = {
+            sig.TYPE: sig.REGISTER, sig.FROM: "hostile", sig.TO: names.MANAGER, sig.ID: number,
+            sig.INSTANCE: number.to_bytes(8, "big"), sig.ADDRESSES: [f"192.0.2.1:{number}"] * 4,
+        }  # fmt: skip
+        return mqtt.publish("kf/u/hostile", wire.encode(message))
+
+    def flood(stop):
+        with online(running, hostile) as client:
+            for start in range(0, count, burst):
+                numbers = range(start, start + burst)
+                client.send(b"".join(register(number) for number in numbers))
+                for number in numbers:
+                    answer = client.message()
+                    assert (answer[sig.TYPE], answer[sig.ID]) == (sig.REGISTERED, number)
+            done.set()
+            stop.wait(60)
+
+    done = threading.Event()
+    with meanwhile(flood):
+        while not done.is_set():
+            honest.exchange(0.1)
+        presence = running.look(lambda manager: manager.relay.registry.get("hostile"))
+        assert presence.addresses == [f"192.0.2.1:{count - 1}"] * 4
+        assert presence.instance == (count - 1).to_bytes(8, "big")
+        assert running.look(lambda manager: len(manager.relay.registry)) <= 3
+    entries = home.store(lambda store: store.audit_entries(10_000, name="hostile"))
+    assert len([entry for entry in entries if entry.event == "registered"]) <= 30
+    # KiB on Linux. What is not bounded would be a kilobyte for each at the least.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000

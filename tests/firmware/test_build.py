@@ -155,11 +155,11 @@ def test_a_folder_that_holds_something_is_not_overwritten(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-@pytest.fixture(scope="module")
-def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=release.KINDS)
+def signed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("signed")
     (place / "main.py").write_text("print('hello')\n")
-    command(place, "firmware", "key", "new", place / "key")
+    command(place, "firmware", "key", "new", place / "key", "--kind", request.param)
     line = ("firmware", "build", "--board", "virtual", "--app", place / "main.py", "--no-preflight")
     command(place, *line, "--key", place / "key", "-o", place / "out")
     return place
@@ -179,21 +179,27 @@ def test_keys_are_private_and_named(signed: Path, tmp_path: Path) -> None:
         release.private_key(loose)
 
 
+def _coordinates(key: Any) -> tuple[int, int]:
+    numbers = key.public_numbers()
+    return numbers.x, numbers.y
+
+
 def test_the_signature_is_a_cose_sign1_that_others_can_read(signed: Path) -> None:
     import cbor2
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    from pycose.keys import EC2Key
+    from pycose.keys import EC2Key, OKPKey
     from pycose.messages import Sign1Message
 
     key: Any = load_pem_public_key((signed / "key.pub").read_bytes())
-    numbers = key.public_numbers()
     tagged: Any = cbor2.loads((signed / "out" / "build.cose").read_bytes())
     assert tagged.tag == 18
     message: Any = Sign1Message.from_cose_obj([tagged.value[0], {}, *tagged.value[2:]], True)
     message.external_aad = b"keyferry firmware build 1"
-    message.key = EC2Key(
-        crv="P_256", x=numbers.x.to_bytes(32, "big"), y=numbers.y.to_bytes(32, "big")
-    )
+    if hasattr(key, "public_numbers"):
+        x, y = (number.to_bytes(32, "big") for number in _coordinates(key))
+        message.key = EC2Key(crv="P_256", x=x, y=y)
+    else:
+        message.key = OKPKey(crv="ED25519", x=key.public_bytes_raw())
     assert message.verify_signature()
     assert message.payload == (signed / "out" / "build.json").read_bytes()
 
@@ -237,8 +243,9 @@ def test_what_is_not_as_signed_is_refused(
     assert said in command(tmp_path, *line, code=1).stderr
 
 
-def test_an_unknown_key_is_refused(signed: Path, tmp_path: Path) -> None:
-    command(tmp_path, "firmware", "key", "new", tmp_path / "other")
+@pytest.mark.parametrize("kind", release.KINDS)
+def test_an_unknown_key_is_refused(signed: Path, tmp_path: Path, kind: str) -> None:
+    command(tmp_path, "firmware", "key", "new", tmp_path / "other", "--kind", kind)
     line = ("firmware", "verify", signed / "out", "--key")
     assert "which is not yours" in command(tmp_path, *line, tmp_path / "other.pub", code=1).stderr
     # and one that claims the name of ours, but signed with its own
@@ -249,6 +256,27 @@ def test_an_unknown_key_is_refused(signed: Path, tmp_path: Path) -> None:
     forged = forged.replace(own, bytes.fromhex(release.name_of(known)))
     with pytest.raises(FirmwareProblem, match="the signature is wrong"):
         release.open_signed(forged, known)
+
+
+def test_keys_of_other_kinds_are_no_release_keys(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed448
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        PublicFormat,
+    )
+
+    for key in (ec.generate_private_key(ec.SECP384R1()), ed448.Ed448PrivateKey.generate()):
+        place = tmp_path / "key"
+        place.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        place.chmod(0o600)
+        with pytest.raises(FirmwareProblem, match="no release key"):
+            release.private_key(place)
+        pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        place.write_bytes(pem)
+        with pytest.raises(FirmwareProblem, match="no public release key"):
+            release.public_key(place)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from keyferry_manager.authority import rollover
+from keyferry_manager.authority.chain import Chain, signed_by
 from keyferry_manager.tokens import new_token, token_hash
 from support.manager_kit import Home, Running
 
@@ -72,3 +74,32 @@ def test_strongswan_trusts_enrols_and_renews(tmp_path: Path):
             enroll(running, tmp_path, "second", "--userpass", f"pump-7:{secret}")
     rows = home.store(lambda store: store.certificates("pump-7"))
     assert [row.admission for row in rows] == ["renewal", "token"]
+
+
+def test_strongswan_takes_old_and_new_ca_while_the_one_follows_the_other(tmp_path: Path):
+    home = Home(tmp_path / "home")
+    secret = new_token()
+    end = int(time.time()) + 60
+    home.store(
+        lambda store: store.add_device(
+            "pump-7", token_hash=token_hash(secret), token_expires_at=end
+        )
+    )
+    for step in (rollover.start, rollover.switch):
+        step(home.config, time.time())
+    with home.running() as running:
+        # It knows the old root alone, and the server has a certificate of the new CA.
+        url = f"https://localhost:{running.manager.est_port}"
+        root = str(home.folder / "ca" / "root.pem")
+        pki(
+            tmp_path, "--estca", "--url", url, "--cacert", root, "--caout", "ca", "--outform", "pem"
+        )
+        written = [
+            x509.load_pem_x509_certificate(file.read_bytes()) for file in tmp_path.glob("ca*.pem")
+        ]
+        assert set(written) == set(Chain(home.config).cacerts())
+        assert len(written) == 6
+
+        request(tmp_path, "pump-7", "first")
+        first = enroll(running, tmp_path, "first", "--userpass", f"pump-7:{secret}")
+        assert signed_by(first, Chain(home.config).issuing)

@@ -25,9 +25,10 @@ RULES = {
     9: "end",
     11: "up-send",
     12: "delivered",
+    13: "up-certify",
 }
 DOWN_RULES = RULES | {2: "down-registered", 4: "down-resolved", 5: "down-connect"}
-DOWN_RULES |= {6: "down-accept", 10: "error", 11: "down-send"}
+DOWN_RULES |= {6: "down-accept", 10: "error", 11: "down-send", 14: "down-certified"}
 # What CDDL leaves to words: the alphabet of names, and that no device is called "manager".
 BY_WORDS = {
     "name with capitals",
@@ -40,7 +41,14 @@ BY_WORDS = {
 }
 # What this validator takes although the CDDL does not: a size control on another major type, and
 # more array items than are named. Our own check refuses them.
-LENIENT = {"name as bytes", "session as text", "two legs", "send by two legs", "send of text"}
+LENIENT = {
+    "name as bytes",
+    "session as text",
+    "two legs",
+    "send by two legs",
+    "send of text",
+    "certify as text",
+}
 
 
 def validate(rule: str, data: bytes) -> None:

@@ -17,7 +17,7 @@ def test_every_part_of_the_bench_gives_its_figures(monkeypatch):
     assert found["missing"] == ""
     rows = [f"{what}, QoS {qos}" for what in ("manager", "mosquitto", "mosquitto and worker")
             for qos in (0, 1)]  # fmt: skip
-    assert set(found["relays"]) == {"bare relay", *rows}
+    assert set(found["relays"]) == {"bare relay", "bare relay, acked", *rows}
     for row in found["relays"].values():
         assert row["per_second"] > 0
         assert row["per_cpu_second"] > 0

@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import typer
 
 from keyferry_manager.api.guard import user_name
+from keyferry_manager.cli import app
 from keyferry_manager.store import SessionRow
 from support.command import answer, command
-from support.manager_kit import PAUSE, Home
+from support.manager_kit import PAUSE, REALM, Home
 
 # Ctrl-C is ignored in what a shell without job control starts in the background.
 PROGRAM = (
@@ -161,8 +164,9 @@ def test_the_document_is_openapi_3_1_and_whole(tmp_path: Path):
 
 
 @contextlib.contextmanager
-def watching(home: Home, *words: str) -> Iterator[subprocess.Popen[str]]:
-    arguments = [sys.executable, "-c", PROGRAM, *words, "--watch", "--home", str(home.folder)]
+def watching(home: Home | Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    folder = home if isinstance(home, Path) else home.folder
+    arguments = [sys.executable, "-c", PROGRAM, *words, "--watch", "--home", str(folder)]
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -202,6 +206,50 @@ def test_sessions_and_approvals_are_watched(home: Home):
         assert [item["state"] for item in line(process)] == ["waiting"]
         command(home.folder, "approvals", "deny", "valve-1")
         assert [item["state"] for item in line(process)] == ["denied"]
+
+
+def test_rules_and_what_stands_apart_are_watched(home: Home, tmp_path: Path):
+    with watching(home, "allow", "--json") as process:
+        assert [(rule["from"], rule["to"]) for rule in line(process)] == [("pump-7", "valve-1")]
+        home.allow("valve-1", "pump-7")
+        assert len(line(process)) == 2
+    assert (
+        "--watch is for the list"
+        in command(home.folder, "allow", "pump-7", "valve-1", "--watch", code=2).stderr
+    )
+    for role in ("ca", "directory"):
+        folder = tmp_path / role
+        command(folder, "init", folder, "--realm", REALM, "--role", role)
+    ca = tmp_path / "ca"
+    with watching(ca, "ca", "list", "--json") as process:
+        assert line(process) == []
+        words = ("manager-1", "--host", "kf.plant.example", "--out", str(tmp_path / "token"))
+        command(ca, "ca", "add", *words)
+        (manager,) = line(process)
+        assert (manager["name"], manager["hosts"]) == ("manager-1", ["kf.plant.example"])
+    shown = command(ca, "ca", "list").stdout
+    assert shown.split()[:4] == ["MANAGER", "HOSTS", "ADDED", "CERTIFICATE"]
+    assert "none yet" in shown
+    with watching(tmp_path / "directory", "directory", "list", "--json") as process:
+        assert line(process) == []
+
+
+def test_every_list_is_json_on_demand_and_watched_where_it_changes():
+    """By walking the commands: what lists takes --json, and --watch unless it never changes."""
+    lists = {}
+
+    def walk(command: click.Command, words: tuple[str, ...]) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, (*words, name))
+        options = {option for parameter in command.params for option in parameter.opts}
+        if words and words[-1] in ("list", "history", "tail", "links", "sessions", "boards"):
+            lists[" ".join(words)] = options
+
+    walk(typer.main.get_command(app), ())
+    assert len(lists) >= 10, sorted(lists)
+    for name, options in lists.items():
+        assert "--json" in options, name
+        assert "--watch" in options or name == "firmware boards", name
 
 
 def test_the_audit_trail_is_followed_while_managers_come_and_go(home: Home):

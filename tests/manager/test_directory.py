@@ -170,7 +170,7 @@ def enrol(home: Home, port: int, name: str, secret: str) -> Any:
     found = EstClient(home, port).enroll(csr(key, name), basic=(name, secret))
     if found.status != 200:
         return found, None
-    return found, home._write(key, found.certificates[0])
+    return found, home.saved(key, found.certificates[0])
 
 
 def token(home: Home, name: str) -> str:

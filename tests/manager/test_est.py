@@ -21,10 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from keyferry_manager import limits
 from keyferry_manager.authority import fingerprint, serial_text
 from keyferry_manager.carriers import est_wire
 from keyferry_manager.carriers import http as http_carrier
-from keyferry_manager.carriers.est_wire import CSR_ATTRIBUTES, RateLimit
+from keyferry_manager.carriers.est_wire import CSR_ATTRIBUTES
+from keyferry_manager.limits import RateLimit
 from keyferry_manager.store import FactoryIdentity
 from keyferry_manager.tokens import new_token, token_hash
 from support.est_client import PKCS10, PREFIX, Answer, EstClient, answer, csr, new_key, spoiled
@@ -586,7 +588,7 @@ def test_the_failure_limit_forgets():
 
 
 def test_the_failure_limit_is_bounded_and_knows_networks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(est_wire, "_MAX_ADDRESSES", 2)
+    monkeypatch.setattr(limits, "_MAX_ADDRESSES", 2)
     limit = RateLimit(1, lambda: 0.0)
     for host in ("2001:db8::1", "192.0.2.1", "192.0.2.2"):
         limit.count(host)

@@ -457,6 +457,60 @@ def test_unacknowledged_messages_are_bounded_and_the_rest_waits():
     asyncio.run(main())
 
 
+def test_acknowledgements_go_out_in_one_piece_and_only_for_what_was_taken():
+    async def main():
+        host = FakeHost()
+        endpoint, link, transport = await fake_link(1, host)
+        writes = []
+        write = transport.write
+        transport.write = lambda data: (writes.append(len(host.received)), write(data))
+        up = [mqtt.publish("kf/u/pump-7", b"%d" % number, 1, number) for number in range(1, 9)]
+        link.data_received(b"".join(up))
+        assert writes == [8], "all eight were taken before one write"
+        acks = transport.packets()
+        assert acks == [(mqtt.TYPE_PUBACK, number) for number in range(1, 9)]
+
+        # A fault of ours: what was not taken is not acknowledged, what was before it is.
+        def fail(link, payload):
+            if payload == b"11":
+                raise RuntimeError("ours")
+            host.received.append(payload)
+
+        host.receive = fail
+        up = [mqtt.publish("kf/u/pump-7", b"%d" % number, 1, number) for number in (10, 11, 12)]
+        with pytest.raises(RuntimeError):
+            link.data_received(b"".join(up))
+        assert transport.packets() == [(mqtt.TYPE_PUBACK, 10)]
+        assert endpoint.queued_bytes == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("last", [mqtt.publish("kf/u/another", b"x"), mqtt.DISCONNECT, b"\xf0\x00"])
+def test_what_was_taken_is_acknowledged_also_when_the_link_ends_with_it(last):
+    async def main():
+        _, link, transport = await fake_link(1)
+        link.data_received(mqtt.publish("kf/u/pump-7", b"x", 1, 77) + last)
+        assert transport.closing
+        assert transport.packets() == [(mqtt.TYPE_PUBACK, 77)]
+
+    asyncio.run(main())
+
+
+def test_the_acknowledgements_of_a_window_make_room_for_the_next():
+    async def main():
+        _, link, transport = await fake_link(1, in_flight=4, queue_messages=8)
+        assert all(link.send(b"%d" % number) for number in range(12))
+        for first in (0, 4, 8):
+            packets = transport.packets()
+            assert [packet[2] for packet in packets] == [b"%d" % (first + n) for n in range(4)]
+            assert link.unsent == 12 - first
+            link.data_received(b"".join(mqtt.puback(packet[4]) for packet in packets))
+        assert link.unsent == 0
+
+    asyncio.run(main())
+
+
 def test_a_full_transport_holds_messages_back_in_order():
     async def main():
         endpoint, link, transport = await fake_link(0, queue_bytes=10)

@@ -232,7 +232,7 @@ def test_what_can_change_changes_and_what_cannot_is_named(home: Home):
                 manager.relay.registry.max_links,
                 manager._mqtt_listener.limits.connections,
                 link._settings.queue_messages,
-                manager._est._limit._most,
+                manager._issuing._limit._most,
                 manager.config.listen_host,
             )
 

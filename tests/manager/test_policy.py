@@ -127,7 +127,7 @@ def test_the_template_is_a_policy_that_allows_nothing_and_its_comments_are_one_t
     assert parse(TEMPLATE) == EMPTY
     lines = [line for line in TEMPLATE.splitlines()[3:] if line.startswith("#")]
     policy = parse("\n".join(line[2:] for line in lines))
-    assert len(policy.rules) == 1
+    assert len(policy.rules) == 2
     assert failures(Rules((), policy), ["pump-7", "gate-1"]) == []
 
 
@@ -368,3 +368,71 @@ def test_asking_for_many_names_does_not_grow_the_manager():
         rules.allows("pump-7", f"stranger-{number}")
     assert len(rules.targets._known) <= 20_000
     assert rules.allows("pump-7", "valve-2")
+
+
+# third parties
+
+
+def test_a_gateway_and_those_it_acts_for_are_different_askers():
+    rules = Rules(
+        [("gw-1", "pump-7")],
+        parse(
+            """
+            [tags]
+            staff = ["gw-1 for alice", "gw-* for *.staff"]
+            [[allow]]
+            from = "gw-1"
+            to = "*"
+            [[allow]]
+            from = "*"
+            to = "pump-8"
+            [[allow]]
+            from = "tag:staff"
+            to = "pump-7"
+            what = ["session", "message"]
+            [[assert]]
+            from = "gw-1 for alice"
+            to = "pump-7"
+            allow = "session"
+            deny = "resolve"
+            [[assert]]
+            from = "* for bob"
+            to = "pump-*"
+            deny = "session"
+            """
+        ),
+    )
+    assert rules.allows("gw-1", "pump-7")
+    assert rules.allows("gw-1", "pump-8")
+    assert rules.allows("gw-1 for alice", "pump-7")
+    assert rules.allows("gw-9 for bob.staff", "pump-7")
+    for asker in ("gw-1 for alice", "gw-1 for bob"):
+        assert not rules.allows(asker, "pump-8"), "what a gateway may says nothing of a third party"
+    assert not rules.allows("gw-1 for bob", "pump-7")
+    assert not rules.allows("gw-2 for alice", "pump-7")
+    assert not rules.allows("alice", "pump-7")
+    assert rules.decide("gw-1 for bob", "pump-7").reason == "no rule gw-1 for bob -> pump-7"
+    assert "rule 3: tag:staff -> pump-7" in rules.decide("gw-1 for alice", "pump-7").reason
+    assert rules.decide("gw-1 for alice", "gw-1").reason == "a device is not its own peer"
+    found = failures(rules, ["gw-1", "pump-7", "pump-8"])
+    assert found == ["assert 2: * for bob -> pump-*: there are no two devices that this is about"]
+    gained = changes(Rules(rules.pairs), rules, ["gw-1", "pump-7"])
+    assert ("gw-1 for alice", "pump-7", ("session", "message")) in [
+        (change.initiator, change.responder, change.gains) for change in gained
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[[allow]]\nfrom="a"\nto="gw for alice"', "to: a third party asks, and is never asked"),
+        ('[tags]\nt=["gw for x"]\n[[allow]]\nfrom="a"\nto="tag:t"', "a third party asks"),
+        ('[[allow]]\nfrom="gw for "\nto="a"', "is not a device's name"),
+        ('[[allow]]\nfrom="gw for a for b"\nto="a"', "is not a device's name"),
+        ('[[allow]]\nfrom="gw for **"\nto="a"', "is not a pattern"),
+        ('[names]\n"gw for a"=["t"]', "is not a device's name"),
+    ],
+)
+def test_what_a_file_cannot_say_of_third_parties(text: str, problem: str):
+    with pytest.raises(PolicyProblem, match=problem):
+        parse(text)

@@ -7,7 +7,7 @@ import pytest
 
 from keyferry_core import cbor, names, signalling
 from keyferry_core import signalling as sig
-from keyferry_core.errors import DecodeError, RemoteError, code_of
+from keyferry_core.errors import DecodeError, RemoteError, code_of, name_of
 from keyferry_manager.policy import Rules, parse
 from keyferry_manager.registry import Session
 from keyferry_manager.registry.sessions import State
@@ -567,3 +567,45 @@ def test_the_trace_shows_each_check_and_what_the_manager_saw():
     _, _, _, checks, outcome, out = world.traced[-1]
     assert checks[-1] == ("peer", "peer-offline")
     assert (outcome, out) == ("peer-offline", b"")
+
+
+def for_alice():
+    return Rules((), parse('[[allow]]\nfrom = "pump-7 for alice"\nto = "valve-2"'))
+
+
+def test_a_third_party_has_rules_of_its_own():
+    world = World()
+    world.offer(fields={sig.ON_BEHALF_OF: "alice"})
+    assert world.pump.error() == "access-denied", "the gateway's own right is not alice's"
+    assert world.trail.events[-1][2] == "no rule pump-7 for alice -> valve-2"
+    assert not world.valve.raw
+    world.relay.set_rules(for_alice(), world.relay.names)
+    world.offer()
+    assert world.pump.error() == "access-denied", "nor is alice's right the gateway's"
+    world.offer(fields={sig.ON_BEHALF_OF: "bob"})
+    assert world.pump.error() == "access-denied"
+    world.offer(fields={sig.ON_BEHALF_OF: "alice"})
+    assert world.valve.take()[sig.ON_BEHALF_OF] == "alice"
+    world.accept()
+    world.pump.take()
+    world.say(world.pump, "valve-2")
+    assert world.valve.take()[sig.RECORD] == b"record"
+    world.relay.set_rules(Rules.of([("pump-7", "valve-2")]), world.relay.names)
+    assert name_of(world.valve.take()[sig.ERROR_CODE]) == "access-denied"
+    assert "access-withdrawn" in world.events()
+
+
+def test_a_restart_forgets_no_third_party():
+    world = World()
+    world.relay.set_rules(for_alice(), world.relay.names)
+    world.offer(fields={sig.ON_BEHALF_OF: "alice"})
+    world.valve.take()
+    world.accept()
+    document = json.loads(json.dumps(suspend(world.relay)))
+    after = World()
+    (session,) = resume(after.relay, document)
+    assert session.subject == "pump-7 for alice"
+    after.relay.set_rules(for_alice(), world.relay.names)
+    assert after.relay.sessions.get(SESSION) is session
+    after.relay.set_rules(Rules.of([("pump-7", "valve-2")]), world.relay.names)
+    assert after.relay.sessions.get(SESSION) is None

@@ -299,7 +299,7 @@ def test_what_is_no_request_of_ours_gets_an_answer_that_says_so(running: Running
 
 def test_the_responder_was_delegated_for_this_alone(home: Home):
     key = new_key()
-    certificate = home.authority.issue_responder(key.public_key())
+    certificate = home.authority.signers()[0].issue_responder(key.public_key())
     extensions = certificate.extensions
     assert list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
         ExtendedKeyUsageOID.OCSP_SIGNING
@@ -317,7 +317,8 @@ def test_the_responder_is_replaced_before_its_certificate_ends(home: Home):
         found = []
         for days in (0, 4, 1):
             clock[0] += days * 86400
-            responder = await status._current_responder(clock[0])
+            (signer,) = home.authority.signers()
+            responder = await status._current_responder(signer, clock[0])
             found.append(responder.certificate.serial_number)
         return found
 

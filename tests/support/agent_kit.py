@@ -34,6 +34,7 @@ def run(coroutine):
     set_clock()
     agent_module.BACKOFF = (0, 0)
     agent_module.TICK = 10
+    agent_module.FOLLOW_WITHIN = 20
     identity.BACKOFF = (1, 300)
     try:
         return asyncio.run(coroutine)
@@ -186,6 +187,9 @@ class Hub:
         self.instances = {}
         self.boot = b"manager1"
         self.keys = {}
+        self.anchors = b""  # what devices are to state
+        self.certificates = []  # answers to those that are asked for over the link
+        self.addresses = {}
         self.small = []  # sessions with the profile rpk
 
     async def open(self):
@@ -240,29 +244,38 @@ class Hub:
             self.error(link, self.refuse[kind], message)
         elif kind == s.REGISTER:
             self.instances[link.name] = message[s.INSTANCE]
+            self.addresses[link.name] = message[s.ADDRESSES]
             if s.PUBLIC_KEY in message:
                 self.keys[link.name] = message[s.PUBLIC_KEY]
-            self.reply(
-                link,
-                {
-                    s.TYPE: s.REGISTERED,
-                    s.ID: message[s.ID],
-                    s.EXPIRES: self.expires,
-                    s.SEEN: "192.0.2.7:1234",
-                    s.INSTANCE: self.boot,
-                },
-            )
+            answer = {
+                s.TYPE: s.REGISTERED,
+                s.ID: message[s.ID],
+                s.EXPIRES: self.expires,
+                s.SEEN: "192.0.2.7:1234",
+                s.INSTANCE: self.boot,
+            }
+            if self.anchors and message[s.ANCHORS] != self.anchors:
+                answer[s.ANCHORS] = self.anchors
+            self.reply(link, answer)
         elif kind == s.RESOLVE:
             answer = {
                 s.TYPE: s.RESOLVED,
                 s.ID: message[s.ID],
                 s.NAME: message[s.NAME],
                 s.ONLINE: message[s.NAME] in self.links,
-                s.ADDRESSES: [],
+                s.ADDRESSES: self.addresses.get(message[s.NAME], []),
             }
             if answer[s.ONLINE] and answer[s.NAME] in self.keys:
                 answer[s.PUBLIC_KEY] = self.keys[answer[s.NAME]]
             self.reply(link, answer)
+        elif kind == s.CERTIFY:
+            if self.certificates:
+                answer = dict(self.certificates.pop(0))
+                answer[s.TYPE] = s.CERTIFIED
+                answer[s.ID] = message[s.ID]
+                self.reply(link, answer)
+            else:
+                self.error(link, "unsupported", message)
         else:
             peer = self.links.get(message[s.TO])
             if peer is None:

@@ -133,12 +133,12 @@ class Home:
                 self.add(name)
             row = record(certificate, "token", time.time() if now is None else now)
             self.store(lambda store: store.record_certificate(row))
-        return self._write(key, certificate)
+        return self.saved(key, certificate)
 
     def factory(self, name: str) -> Credentials:
         """A factory identity."""
         key = ec.generate_private_key(ec.SECP256R1())
-        return self._write(key, self.authority.issue_factory(name, key.public_key()))
+        return self.saved(key, self.authority.issue_factory(name, key.public_key()))
 
     def stranger(self, name: str) -> Credentials:
         """A certificate of the shape that we issue, of a CA that is not ours."""
@@ -181,7 +181,7 @@ class Home:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)
             .sign(ca_key, hashes.SHA256())
         )
-        return self._write(key, certificate)
+        return self.saved(key, certificate)
 
     def client_context(
         self, credentials: Credentials | None, version: ssl.TLSVersion | None = None
@@ -205,7 +205,8 @@ class Home:
         finally:
             running.stop()
 
-    def _write(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> Credentials:
+    def saved(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> Credentials:
+        """A key and its certificate, in files of their own."""
         self._files += 1
         folder = self.folder / f"client-{self._files}"
         folder.mkdir()

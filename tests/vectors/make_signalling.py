@@ -28,6 +28,7 @@ UP = {
         14: ["10.0.0.7:7000", "[2001:db8::7]:7000", "panel-1.local:7000", "a:1"],
     },
     "register with a key": {1: 1, 2: A, 3: M, 4: 1, 16: INSTANCE, 14: [], 22: bytes(180)},
+    "register with what it trusts": {1: 1, 2: A, 3: M, 4: 1, 16: INSTANCE, 14: [], 28: bytes(8)},
     "resolve": {1: 3, 2: A, 3: M, 4: 2, 18: B},
     "connect": {1: 5, 2: A, 3: B, 5: SESSION, 6: 0, 7: bytes(37), 13: [UP_LEG]},
     "connect without route": {1: 5, 2: A, 3: B, 5: SESSION, 6: 1, 7: bytes(37)},
@@ -44,10 +45,13 @@ UP = {
     "send, largest": {1: 11, 2: A, 3: B, 4: 3, 23: bytes(2048)},
     "delivered": {1: 12, 2: B, 3: A, 4: 3},
     "delivered not": {1: 12, 2: B, 3: A, 4: 3, 20: 10},
+    "certify": {1: 13, 2: A, 3: M, 4: 4, 26: bytes(300)},
+    "certify, largest": {1: 13, 2: A, 3: M, 4: 4, 26: bytes(2048)},
     "longest name": {1: 3, 2: "a" * 63, 3: M, 4: 0, 18: "b.c-d.9"},
 }
 DOWN = {
     "registered": {1: 2, 2: M, 3: A, 4: 1, 15: 3600, 17: "10.0.0.7:51000"},
+    "registered, others to trust": {1: 2, 2: M, 3: A, 4: 1, 15: 60, 17: "[::1]:5", 28: bytes(8)},
     "registered with a boot": {
         1: 2,
         2: M,
@@ -88,6 +92,7 @@ DOWN = {
     "error for a request": {1: 10, 2: M, 3: A, 4: 2, 20: 4, 21: "no device of this name"},
     "error for a session": {1: 10, 2: M, 3: A, 5: SESSION, 20: 3, 21: ""},
     "message": {1: 8, 2: B, 3: A, 5: SESSION, 11: bytes(19)},
+    "certified": {1: 14, 2: M, 3: A, 4: 4, 12: bytes(400), 27: bytes(420)},
 }
 CONNECT, REGISTER, MESSAGE = UP["connect"], UP["register"], UP["message with both"]
 
@@ -100,7 +105,7 @@ def without(message: dict, key: int) -> dict:
 BAD_UP = {
     "no map": ([1, 2], "malformed"),
     "empty map": ({}, "unsupported"),
-    "unknown type": (CONNECT | {1: 13}, "unsupported"),
+    "unknown type": (CONNECT | {1: 99}, "unsupported"),
     "type is true": (CONNECT | {1: True}, "unsupported"),
     "type only the manager sends": ({1: 2, 2: A, 3: B}, "malformed"),
     "unknown key": (CONNECT | {99: 1}, "malformed"),
@@ -121,6 +126,7 @@ BAD_UP = {
     "connect to the manager": (CONNECT | {3: M}, "malformed"),
     "register to a device": (REGISTER | {3: B}, "malformed"),
     "resolve of the manager": (UP["resolve"] | {18: M}, "malformed"),
+    "short anchors": ({1: 1, 2: A, 3: M, 4: 1, 16: INSTANCE, 14: [], 28: bytes(7)}, "malformed"),
     "short session": (CONNECT | {5: bytes(15)}, "malformed"),
     "long session": (CONNECT | {5: bytes(17)}, "malformed"),
     "session as text": (CONNECT | {5: "0123456789abcdef"}, "malformed"),
@@ -153,6 +159,14 @@ BAD_UP = {
     "delivered without id": (without(UP["delivered"], 4), "malformed"),
     "delivered with data": (UP["delivered"] | {23: b""}, "malformed"),
     "delivered by a route": (UP["delivered"] | {13: [UP_LEG]}, "malformed"),
+    "certify without id": (without(UP["certify"], 4), "malformed"),
+    "certify without a request": (without(UP["certify"], 26), "malformed"),
+    "certify of nothing": (UP["certify"] | {26: b""}, "malformed"),
+    "certify too much": (UP["certify"] | {26: bytes(2049)}, "malformed"),
+    "certify as text": (UP["certify"] | {26: "request"}, "malformed"),
+    "certify by a device": (UP["certify"] | {3: B}, "malformed"),
+    "certify with an issuer": (UP["certify"] | {27: bytes(400)}, "malformed"),
+    "certified by a device": (UP["certify"] | {1: 14}, "malformed"),
     "error 0": (UP["reject"] | {20: 0}, "malformed"),
     "text too long": (UP["reject"] | {21: "x" * 201}, "malformed"),
 }

@@ -20,6 +20,9 @@ _MAGIC = b"KFROM\x00\x01\n"
 _HEAD = 64
 
 mounted = False
+# For who looks at the board: the SHA-256 of the image that was mounted, or why none is.
+image = ""
+refused = ""
 
 
 class Refused(Exception):
@@ -56,7 +59,7 @@ def check(memory):
 
 def start(kind, address=0, size=0):
     """Mount the image when it is whole. Nothing is raised: a board must come up to be repaired."""
-    global mounted
+    global mounted, image, refused
     try:
         vfs.umount("/rom")
     except OSError:
@@ -64,11 +67,14 @@ def start(kind, address=0, size=0):
     # what is only in memory or on the flash must not stand in for what the image has
     sys.path[:] = [".frozen"]
     try:
-        image = check(_in_place(kind, address, size))
-        vfs.mount(vfs.VfsRom(image), "/rom")
+        memory = _in_place(kind, address, size)
+        vfs.mount(vfs.VfsRom(check(memory)), "/rom")
     except (Refused, OSError, ValueError, AttributeError) as error:
+        refused = str(error)
         print("keyferry boot: the application image is refused:", error)
         return
+    image = bytes(memory[32:_HEAD]).hex()  # what check() compared
+    print("keyferry boot: application image", image[:16])
     sys.path[:] = ["/rom", ".frozen"]
     mounted = True
 

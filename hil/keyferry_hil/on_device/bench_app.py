@@ -114,4 +114,5 @@ async def main() -> None:
     await agent.stop()
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from keyferry_core.names import FOR, subject
 from keyferry_manager.access import in_force
 from keyferry_manager.policy import (
     Change,
@@ -61,9 +62,13 @@ def _difference(pairs: list[Change], more: bool, ending: list[SessionRow]) -> di
         ],
         "more_pairs": more,
         "sessions_ending": [
-            {"session": row.session, "from": row.initiator, "to": row.responder} for row in ending
+            {"session": row.session, "from": _asked(row), "to": row.responder} for row in ending
         ],
     }
+
+
+def _asked(row: SessionRow) -> str:
+    return subject(row.initiator, row.on_behalf_of or "")
 
 
 async def current(store: "Store", *, sessions: bool = True) -> State:
@@ -107,7 +112,7 @@ async def difference(state: State, after: Rules, most: int = MAX_CHANGES) -> dic
 
     def work() -> dict[str, Any]:
         found = list(islice(changes(state.rules, after, state.devices), most + 1))
-        ending = [row for row in state.sessions if not after.allows(row.initiator, row.responder)]
+        ending = [row for row in state.sessions if not after.allows(_asked(row), row.responder)]
         in_order = sorted(found[:most], key=lambda item: (item.initiator, item.responder))
         return _difference(in_order, len(found) > most, ending)
 
@@ -161,7 +166,7 @@ async def earlier(store: "Store", state: State, number: int | None) -> AppliedPo
 
 def unknown(policy: Policy, devices: list[str]) -> list[str]:
     """Names that a policy mentions and that no device has."""
-    return sorted(policy.names - set(devices))
+    return sorted({name.partition(FOR)[0] for name in policy.names} - set(devices))
 
 
 async def allow(store: "Store", initiator: str, responder: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keyferry_core.errors import DecodeError
-from keyferry_core.names import check_name
+from keyferry_core.names import FOR, check_name
 from keyferry_manager.access import in_force
 from keyferry_manager.admin import policies, values
 from keyferry_manager.admin.paging import PAGE, decode, page
@@ -374,7 +374,11 @@ class Service:
                 for what, decision in decisions.items()
             },
             "rules": [str(rule) for rule in rules.about(initiator, responder)],
-            "unknown": [name for name in (initiator, responder) if name not in state.devices],
+            "unknown": [
+                name
+                for name in (initiator.partition(FOR)[0], responder)
+                if name not in state.devices
+            ],
         }
 
     # tokens of the API

@@ -126,6 +126,7 @@ def session(row: SessionRow) -> dict[str, Any]:
         "reason": row.end_reason,
         "messages": row.messages,
         "bytes": row.octets,
+        "on_behalf_of": row.on_behalf_of,
     }
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from keyferry_core.names import MAX_NAME
+from keyferry_core.names import FOR, MAX_NAME
 from keyferry_manager.admin.policies import MAX_CHANGES
 from keyferry_manager.admin.scopes import SCOPES
 from keyferry_manager.policy.document import MAX_FILE
@@ -14,6 +14,7 @@ _Item = TypeVar("_Item")
 
 _LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 NAME_PATTERN = rf"^{_LABEL}(\.{_LABEL})*$"
+SUBJECT_PATTERN = rf"^{_LABEL}(\.{_LABEL})*({FOR}{_LABEL}(\.{_LABEL})*)?$"
 SERIAL_PATTERN = "^[0-9a-f]{32}$"
 DIGEST_PATTERN = "^[0-9a-f]{64}$"
 TOKEN_PATTERN = "^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$"
@@ -40,6 +41,15 @@ Name = Annotated[
         max_length=MAX_NAME,
         description="A device's name; `manager` is reserved.",
         examples=["pump-7"],
+    ),
+]
+Subject = Annotated[
+    str,
+    Field(
+        pattern=SUBJECT_PATTERN,
+        max_length=2 * MAX_NAME + len(FOR),
+        description="A device's name, or `GATEWAY for NAME` where it acts for a third party.",
+        examples=["pump-7", "gw-1 for alice"],
     ),
 ]
 Serial = Annotated[
@@ -257,6 +267,7 @@ class Session(Shape):
     reason: str
     messages: int
     bytes: int
+    on_behalf_of: Name | None = Field(description="The third party that a gateway asked for.")
 
 
 class Approval(Shape):
@@ -357,7 +368,7 @@ class PolicyCheck(Shape):
 class ChangedPair(Shape):
     """A pair that gains or loses access."""
 
-    from_: Name = Field(alias="from")
+    from_: Subject = Field(alias="from")
     to: Name
     gains: list[What]
     loses: list[What]
@@ -367,7 +378,7 @@ class EndingSession(Shape):
     """A session that loses its access."""
 
     session: str
-    from_: Name = Field(alias="from")
+    from_: Subject = Field(alias="from")
     to: Name
 
 
@@ -427,7 +438,7 @@ class PolicyRolledBack(AppliedPolicy):
 class Question(Shape):
     """What may one do with the other?"""
 
-    from_: Name = Field(alias="from")
+    from_: Subject = Field(alias="from")
     to: Name
     text: str | None = Field(
         None, max_length=MAX_FILE, description="As if this were the policy in force."
@@ -445,7 +456,7 @@ class Answer(Shape):
 class Explanation(Shape):
     """Every decision about two devices."""
 
-    from_: Name = Field(alias="from")
+    from_: Subject = Field(alias="from")
     to: Name
     decisions: dict[What, Answer]
     rules: list[str]

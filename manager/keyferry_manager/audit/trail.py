@@ -121,6 +121,7 @@ class AuditTrail:
                     end_reason=session.end_reason,
                     messages=session.messages,
                     octets=session.octets,
+                    on_behalf_of=session.on_behalf_of or None,
                 )
             )
         self._changed.clear()

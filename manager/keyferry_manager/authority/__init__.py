@@ -4,7 +4,7 @@ LocalAuthority signs in this process, with a key in a file or in a token; Remote
 another EST server, and its home holds no CA key.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +19,7 @@ from keyferry_manager.authority.chain import (
     record,
     serial_text,
 )
+from keyferry_manager.authority.generations import State
 from keyferry_manager.authority.local import LocalAuthority
 from keyferry_manager.config import Config
 from keyferry_manager.store.records import Revoked
@@ -31,6 +32,7 @@ __all__ = [
     "Identified",
     "LocalAuthority",
     "Signer",
+    "Signers",
     "certificate_key",
     "fingerprint",
     "key_digest",
@@ -53,9 +55,21 @@ class Authority(Protocol):
     """Issues certificates to devices, and recognises them."""
 
     server_file: Path
+    state: State
+    root: x509.Certificate
+    issuing: x509.Certificate
 
     def cacerts(self) -> list[x509.Certificate]:
-        """The certificates that a device needs: issuing CA first, root last."""
+        """The certificates that a device needs: the issuing CA that signs now, its root, and while
+        the CA rolls over the others."""
+        ...
+
+    def cacerts_digest(self) -> bytes:
+        """8 bytes that stand for ``cacerts``."""
+        ...
+
+    def reread(self) -> bool:
+        """Take over another phase of a roll-over. False when there is none."""
         ...
 
     def over(self, identified: Identified) -> list[x509.Certificate]:
@@ -97,11 +111,11 @@ class Authority(Protocol):
 
 
 class Signer(Protocol):
-    """What only an authority with a key can do: say, signed, what is revoked."""
+    """What only an authority with a key can do: say, signed, what is revoked. One for each
+    generation of the CA; ``name`` is the generation's, ``issuing`` its issuing CA."""
 
-    def cacerts(self) -> list[x509.Certificate]:
-        """Issuing CA first, root last."""
-        ...
+    name: str
+    issuing: x509.Certificate
 
     def issue_responder(
         self, public_key: ec.EllipticCurvePublicKey, now: float | None = None
@@ -113,4 +127,12 @@ class Signer(Protocol):
         self, revoked: Iterable[Revoked], number: int, this_update: float, next_update: float
     ) -> x509.CertificateRevocationList:
         """A CRL of the issuing CA."""
+        ...
+
+
+class Signers(Protocol):
+    """An authority with keys of its own."""
+
+    def signers(self) -> Sequence[Signer]:
+        """Who signs now, and during a roll-over the old issuing CA behind it."""
         ...

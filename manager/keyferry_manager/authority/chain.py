@@ -1,11 +1,13 @@
 """The public half of an authority: its certificates, and whom they recognise. No private key.
 
 Every kind of authority has it, also one whose keys are in another process or another building.
+While a CA rolls over, two generations of it stand side by side: the current one signs.
 """
 
 import hashlib
 import ipaddress
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +17,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from keyferry_core import anchors
 from keyferry_core.errors import AuthenticationError, DecodeError
 from keyferry_core.names import check_name, parse_identity
 from keyferry_manager.authority import files, passes
+from keyferry_manager.authority.generations import Generation, State
 from keyferry_manager.config import Config
 from keyferry_manager.problems import AuthorityProblem
 from keyferry_manager.store import Admission, Certificate
@@ -45,16 +49,18 @@ class Chain:
         self._config = config
         self._folder = config.home / CA_FOLDER
         self.server_file = config.home / SERVER_FILE
-        self.root = self._certificate("root")
-        self.issuing = self._certificate("issuing")
-        self.factory = self._certificate("factory")
-        try:
-            self.issuing.verify_directly_issued_by(self.root)
-        except (ValueError, TypeError, InvalidSignature):
-            raise AuthorityProblem(
-                f"{self._folder}/issuing.pem is not signed by root.pem: restore both from one "
-                "backup."
-            ) from None
+        self.factory = files.load_certificates(self._folder / "factory.pem")[0]
+        self._read_generations()
+
+    def _read_generations(self) -> None:
+        state = State.load(self._folder)
+        current = Generation.load(self._folder, state.current)
+        other = None if state.other is None else Generation.load(self._folder, state.other)
+        self.state, self.current, self.other = state, current, other
+        self.root, self.issuing = current.root, current.issuing
+        # Between an old root and a new one: the new one certified by the old, and the reverse.
+        self.new_with_old, self.old_with_new = self._crossed()
+        config = self._config
         made_for = self.issuing.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
         if [str(item.value) for item in made_for] != [config.realm[: passes.MAX_LABEL]]:
             raise AuthorityProblem(
@@ -62,21 +68,73 @@ class Chain:
                 "into keyferry.toml, or make a new home with 'keyferry init'."
             )
 
+    def reread(self) -> bool:
+        """Take over another phase of a roll-over, in place. False when it is the one there was."""
+        if State.load(self._folder) == self.state:
+            return False
+        self._read_generations()
+        return True
+
     def adopt(self, config: Config) -> None:
         """Other lives and places in certificates, from now on; all else takes a new start."""
         self._config = config
 
     def cacerts(self) -> list[x509.Certificate]:
-        """What a device trusts and sends along: issuing CA, root."""
-        return [self.issuing, self.root]
+        """What a device trusts and sends along: issuing CA and root, and while the CA rolls over
+        the other pair, and both roots certified by each other (RFC 7030, section 4.1.3)."""
+        found = [self.issuing, self.root]
+        if self.other is not None:
+            found += [self.other.issuing, self.other.root]
+        cross = (self.new_with_old, self.old_with_new if self.other is not None else None)
+        return found + [item for item in cross if item is not None]
+
+    def cacerts_digest(self) -> bytes:
+        """What a device states that holds all of these, and has its certificate from the CA that
+        signs now."""
+        return certificates_digest(self.issuing, self.cacerts())
 
     def over(self, identified: Identified) -> list[x509.Certificate]:
         """The CA certificates over a leaf that ``identify`` knew, up to the root."""
-        return [self.factory] if identified.kind == "factory" else self.cacerts()
+        if identified.kind == "factory":
+            return [self.factory]
+        for generation in self._generations():
+            if identified.certificate.issuer == generation.issuing.subject:
+                return [generation.issuing, generation.root]
+        return [self.issuing, self.root]
+
+    def generation_of(self, certificate: x509.Certificate) -> Generation | None:
+        """Whose issuing CA signed a certificate; None when it is none that is believed now."""
+        for generation in self._generations():
+            if signed_by(certificate, generation.issuing):
+                return generation
+        return None
+
+    def carries_over(self) -> bool:
+        """Whether TLS can go from the old root over to the new one, so that a device with the old
+        root alone believes a server under the new. A root of an early Keyferry allows one CA below
+        it, and this would be the second."""
+        newer = self._newer()
+        if newer is None or self.new_with_old is None:
+            return False
+        old = files.load_certificates(newer.folder / "old-root.pem")[0]
+        constraints = old.extensions.get_extension_for_class(x509.BasicConstraints).value
+        return constraints.path_length is None or constraints.path_length >= passes.ROOT_DEPTH
+
+    def server_chain(self) -> list[x509.Certificate]:
+        """What the server sends below its own certificate: from the switch on with the new root
+        as the old one certified it, where that helps."""
+        cross = self.new_with_old
+        if cross is None or cross.subject != self.root.subject or not self.carries_over():
+            return [self.issuing]
+        return [self.issuing, cross]
 
     def trusted_by_links(self) -> list[bytes]:
         """DER of the CAs for the MQTT listener. The factory CA is no part of it."""
-        return [certificate_der(self.root), certificate_der(self.issuing)]
+        return [
+            certificate_der(item)
+            for generation in self._generations()
+            for item in (generation.root, generation.issuing)
+        ]
 
     def trusted_by_enrolment(self) -> list[bytes]:
         """DER of the CAs for the EST listener: a device comes with either certificate."""
@@ -102,6 +160,25 @@ class Chain:
             return "names-changed"
         return "" if signed_by(certificate, self.issuing) else "issuer-changed"
 
+    def _generations(self) -> list[Generation]:
+        """Those that are believed: the one that signs, and during a roll-over the other."""
+        return [self.current] if self.other is None else [self.current, self.other]
+
+    def _newer(self) -> Generation | None:
+        return self.other if self.state.phase == "started" else self.current
+
+    def _crossed(self) -> tuple[x509.Certificate | None, x509.Certificate | None]:
+        newer = self._newer()
+        if newer is None or not (newer.folder / "new-with-old.pem").exists():
+            return None, None
+        found = [
+            files.load_certificates(newer.folder / f"{which}.pem")[0]
+            for which in ("new-with-old", "old-with-new")
+        ]
+        if found[0].not_valid_after_utc.timestamp() < time.time():
+            return None, None  # the old root's life is over, and this with it
+        return found[0], found[1]
+
     def server_names(self) -> tuple[x509.GeneralName, ...]:
         """The names and addresses that the server's certificate is for."""
         config = self._config
@@ -121,7 +198,7 @@ class Chain:
             common = check_name(passes.common_name(certificate.subject))
             if signed_by(certificate, self.factory):
                 return _identified("factory", common, certificate)
-            if not signed_by(certificate, self.issuing):
+            if self.generation_of(certificate) is None:
                 raise AuthenticationError("not signed by a CA of this manager")
             extensions = certificate.extensions
             usage = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
@@ -145,14 +222,20 @@ class Chain:
             raise AuthenticationError(f"not a manager's certificate: {error}") from None
         if tuple(usage) != passes.REGISTRATION.usage:
             raise AuthenticationError("not a manager's certificate")
-        if not signed_by(certificate, self.issuing):
+        if self.generation_of(certificate) is None:
             raise AuthenticationError("not signed by this CA")
         if certificate.subject != passes.registration_subject(common):
             raise AuthenticationError("not a manager's certificate")
         return _identified("registration", common, certificate)
 
-    def _certificate(self, which: str) -> x509.Certificate:
-        return files.load_certificates(self._folder / f"{which}.pem")[0]
+
+def certificates_digest(
+    issuing: x509.Certificate, certificates: Iterable[x509.Certificate]
+) -> bytes:
+    """8 bytes that stand for CA certificates, and for the one of them that signed whoever states
+    this (keyferry_core.anchors)."""
+    group = anchors.group([certificate_der(item) for item in certificates])
+    return anchors.statement(certificate_der(issuing), group)
 
 
 def serial_text(certificate: x509.Certificate) -> str:

@@ -6,6 +6,7 @@
 """
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from keyferry_core.names import check_name
 from keyferry_manager.authority import files, passes
 from keyferry_manager.authority.chain import CA_FOLDER, Chain
+from keyferry_manager.authority.generations import Generation
 from keyferry_manager.authority.status import revocation_list
 from keyferry_manager.authority.token import token_key
 from keyferry_manager.config import Config
@@ -31,7 +33,32 @@ class LocalAuthority(Chain):
     def __init__(self, config: Config) -> None:
         """Load the certificates and the issuing key; AuthorityProblem says what is amiss."""
         super().__init__(config)
-        self._issuer = self._load("issuing", self.issuing)
+        self._read_keys()
+
+    def _read_keys(self) -> None:
+        self._issuer = self._load_issuing(self.current)
+        # What the old CA issued stays on a revocation list that the old CA signs.
+        older = self.other if self.state.phase == "switched" else None
+        self._older = None if older is None else self._load_issuing(older)
+
+    def reread(self) -> bool:
+        """Take over another phase of a roll-over, in place. False when it is the one there was."""
+        before = dict(self.__dict__)
+        try:
+            if not super().reread():
+                return False
+            self._read_keys()
+        except BaseException:  # a key that is not there yet, say: the next look tries it again
+            self.__dict__.update(before)
+            raise
+        return True
+
+    def signers(self) -> "list[GenerationSigner]":
+        """Who signs revocation lists: the issuing CA, and during a roll-over the old one too."""
+        found = [GenerationSigner(self, self.current, self._issuer)]
+        if self._older is not None and self.other is not None:
+            found.append(GenerationSigner(self, self.other, self._older))
+        return found
 
     @classmethod
     def create(cls, config: Config, now: float | None = None) -> Self:
@@ -42,10 +69,10 @@ class LocalAuthority(Chain):
         now = time.time() if now is None else now
         folder = config.home / CA_FOLDER
         folder.mkdir(mode=0o700)
-        root = _make_ca(folder, "root", passes.ROOT, config.realm, None, now)
-        in_token = token_key(config, make=True) if config.authority == "pkcs11" else None
-        _make_ca(folder, "issuing", passes.ISSUING, config.realm, root, now, in_token)
-        _make_ca(folder, "factory", passes.FACTORY_CA, config.realm, None, now)
+        root = make_ca(folder, "root", passes.ROOT, config.realm, None, now)
+        key = token_key(config, make=True) if config.authority == "pkcs11" else None
+        make_ca(folder, "issuing", passes.ISSUING, config.realm, root, now, key)
+        make_ca(folder, "factory", passes.FACTORY_CA, config.realm, None, now)
         files.sync_directory(folder)
         authority = cls(config)
         authority.renew_server(now)
@@ -79,8 +106,8 @@ class LocalAuthority(Chain):
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_name(name))])
         names = passes.device_names(name, self._config.realm)
         days = self._config.device_days
-        extras = passes.status_places(self._config.public_url)
-        return self._issue(
+        extras = passes.status_places(self._config.public_url, self.current.name)
+        return self.issue(
             passes.DEVICE, subject, names, public_key, self._issuer, now, days, extras
         )
 
@@ -95,7 +122,7 @@ class LocalAuthority(Chain):
             ]
         )
         issuer = self._load("factory", self.factory)
-        return self._issue(passes.FACTORY, subject, (), public_key, issuer, now)
+        return self.issue(passes.FACTORY, subject, (), public_key, issuer, now)
 
     def issue_registration(
         self,
@@ -107,21 +134,7 @@ class LocalAuthority(Chain):
         """A certificate for the manager ``name``, which speaks to us for its devices."""
         subject = passes.registration_subject(name)
         days = self._config.server_days
-        return self._issue(passes.REGISTRATION, subject, names, public_key, self._issuer, now, days)
-
-    def issue_responder(
-        self, public_key: ec.EllipticCurvePublicKey, now: float | None = None
-    ) -> x509.Certificate:
-        """A certificate for a key that answers OCSP for the issuing CA, for a week."""
-        subject = passes.responder_subject()
-        extras = (x509.OCSPNoCheck(),)
-        return self._issue(passes.OCSP, subject, (), public_key, self._issuer, now, extras=extras)
-
-    def sign_revocations(
-        self, revoked: Iterable[Revoked], number: int, this_update: float, next_update: float
-    ) -> x509.CertificateRevocationList:
-        """A CRL (RFC 5280, section 5) of the issuing CA."""
-        return revocation_list(self._issuer, revoked, number, this_update, next_update)
+        return self.issue(passes.REGISTRATION, subject, names, public_key, self._issuer, now, days)
 
     def renew_server(self, now: float | None = None) -> x509.Certificate:
         """A new key and certificate for the manager itself, in ``server_file``.
@@ -129,7 +142,7 @@ class LocalAuthority(Chain):
         Key, certificate and issuing CA stand in one file, so that they change together.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._issue(
+        certificate = self.issue(
             passes.SERVER,
             passes.server_subject(),
             self.server_names(),
@@ -138,7 +151,7 @@ class LocalAuthority(Chain):
             now,
             self._config.server_days,
         )
-        data = files.key_pem(key) + files.certificate_pem(certificate, self.issuing)
+        data = files.key_pem(key) + files.certificate_pem(certificate, *self.server_chain())
         files.replace(self.server_file, data, files.PRIVATE)
         return certificate
 
@@ -151,7 +164,7 @@ class LocalAuthority(Chain):
 
     # inside
 
-    def _issue(
+    def issue(
         self,
         profile: passes.Profile,
         subject: x509.Name,
@@ -162,26 +175,78 @@ class LocalAuthority(Chain):
         days: int = 0,
         extras: tuple[x509.ExtensionType, ...] = (),
     ) -> x509.Certificate:
+        """Modify, validate, sign, enforce: passes.py."""
         now = time.time() if now is None else now
         draft = passes.modify(profile, subject, names, public_key, issuer, now, days, extras)
         return passes.issue(draft, issuer, self._config.realm, now)
 
     def _load(self, which: str, certificate: x509.Certificate) -> passes.Issuer:
         path = self._folder / f"{which}.key"
-        if which == "issuing" and self._config.authority == "pkcs11":
-            key = token_key(self._config)
-            where = f"the key {self._config.pkcs11_key!r} in the token"
-        else:
-            key = files.load_key(path)
-            where = str(path)
-        if key.public_key() != certificate.public_key():
-            raise AuthorityProblem(
-                f"{where} is not the key of {which}.pem: restore both from one backup."
-            )
-        return passes.Issuer(key, certificate)
+        return _matching(files.load_key(path), str(path), certificate, which)
+
+    def _load_issuing(self, generation: Generation) -> passes.Issuer:
+        if self._config.authority == "pkcs11":
+            config = in_token(self._config, generation.name)
+            where = f"the key {config.pkcs11_key!r} in the token"
+            return _matching(token_key(config), where, generation.issuing)
+        path = generation.folder / "issuing.key"
+        return _matching(files.load_key(path), str(path), generation.issuing)
 
 
-def _make_ca(
+class GenerationSigner:
+    """What one generation's issuing CA says of what it issued: revocation lists, and who answers
+    OCSP for it. ``name`` is the generation's."""
+
+    def __init__(
+        self, authority: LocalAuthority, generation: Generation, issuer: passes.Issuer
+    ) -> None:
+        self._authority = authority
+        self._issuer = issuer
+        self.name = generation.name
+        self.issuing = generation.issuing
+
+    def issue_responder(
+        self, public_key: ec.EllipticCurvePublicKey, now: float | None = None
+    ) -> x509.Certificate:
+        """A certificate for a key that answers OCSP for the issuing CA, for a week."""
+        return self._authority.issue(
+            passes.OCSP,
+            passes.responder_subject(),
+            (),
+            public_key,
+            self._issuer,
+            now,
+            extras=(x509.OCSPNoCheck(),),
+        )
+
+    def sign_revocations(
+        self, revoked: Iterable[Revoked], number: int, this_update: float, next_update: float
+    ) -> x509.CertificateRevocationList:
+        """A CRL (RFC 5280, section 5) of the issuing CA."""
+        return revocation_list(self._issuer, revoked, number, this_update, next_update)
+
+
+def in_token(config: Config, generation: str) -> Config:
+    """The settings with the label that a generation's key has in the token."""
+    if not generation:
+        return config
+    return dataclasses.replace(config, pkcs11_key=f"{config.pkcs11_key} {generation}")
+
+
+def _matching(
+    key: ec.EllipticCurvePrivateKey,
+    where: str,
+    certificate: x509.Certificate,
+    which: str = "issuing",
+) -> passes.Issuer:
+    if key.public_key() != certificate.public_key():
+        raise AuthorityProblem(
+            f"{where} is not the key of {which}.pem: restore both from one backup."
+        )
+    return passes.Issuer(key, certificate)
+
+
+def make_ca(
     folder: Path,
     which: str,
     profile: passes.Profile,

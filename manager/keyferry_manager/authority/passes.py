@@ -48,8 +48,12 @@ class Profile:
 
 
 # All end before 2050, where X.509 changes the way it writes dates.
-ROOT = Profile("root", 20 * 365, path_length=1)
+# A root has room for one more CA below it than it needs: the next root, certified by this one.
+ROOT_DEPTH = 2
+ROOT = Profile("root", 20 * 365, path_length=ROOT_DEPTH)
 ISSUING = Profile("issuing", 10 * 365, path_length=0)
+# One root certified by another, while a CA rolls over (RFC 4210, section 4.4).
+CROSS = Profile("cross", 20 * 365, path_length=1)
 FACTORY_CA = Profile("factory-ca", 20 * 365, path_length=0)
 SERVER = Profile("server", 365, usage=(ExtendedKeyUsageOID.SERVER_AUTH,))
 DEVICE = Profile("device", 90, usage=(ExtendedKeyUsageOID.CLIENT_AUTH,))
@@ -252,11 +256,13 @@ def authority_subject(title: str, realm: str, key: ec.EllipticCurvePublicKey) ->
     )
 
 
-def status_places(public_url: str) -> tuple[x509.ExtensionType, ...]:
-    """Where the status of a certificate can be asked for: nowhere without a public URL."""
+def status_places(public_url: str, generation: str = "") -> tuple[x509.ExtensionType, ...]:
+    """Where the status of a certificate can be asked for: nowhere without a public URL. Each
+    generation of the CA has a revocation list of its own."""
     if not public_url:
         return ()
-    point = x509.DistributionPoint([_uri(public_url + "/crl")], None, None, None)
+    path = f"/crl/{generation}" if generation else "/crl"
+    point = x509.DistributionPoint([_uri(public_url + path)], None, None, None)
     access = x509.AccessDescription(AuthorityInformationAccessOID.OCSP, _uri(public_url + "/ocsp"))
     return (x509.CRLDistributionPoints([point]), x509.AuthorityInformationAccess([access]))
 

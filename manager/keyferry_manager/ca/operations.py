@@ -27,7 +27,6 @@ from keyferry_manager.carriers.est_wire import (
     CSR_ATTRIBUTES,
     MAX_BODY,
     PREFIX,
-    RateLimit,
     certificates_response,
     check_head,
     decode_request,
@@ -41,6 +40,7 @@ from keyferry_manager.carriers.est_wire import (
 from keyferry_manager.carriers.tls import ChannelPeer
 from keyferry_manager.config import Config
 from keyferry_manager.enrolment import Refused
+from keyferry_manager.limits import RateLimit
 from keyferry_manager.logs import log
 from keyferry_manager.problems import AuthorityUnavailable
 from keyferry_manager.store import AuditEntry, Reason, RegistrationAuthority, Store

@@ -78,6 +78,11 @@ class State(enum.Enum):
     ENDED = "ended"
 
 
+# Looked up for each packet, which an enum makes dear.
+_CONNECTING, _IDENTIFYING = State.CONNECTING, State.IDENTIFYING
+_ONLINE, _ENDED = State.ONLINE, State.ENDED
+
+
 class MqttEndpoint:
     """Makes the protocols for a TlsListener, and holds what its links have in common."""
 
@@ -104,6 +109,7 @@ class MqttLink(asyncio.Protocol):
     """One connection: first whoever connected, then the link of a device."""
 
     __slots__ = (
+        "_accepted",
         "_acks",
         "_begun",
         "_bucket",
@@ -162,6 +168,7 @@ class MqttLink(asyncio.Protocol):
         self._granted: int | None = None  # the QoS of the subscription
         self._paused = False  # the transport takes no more
         self._next_id = 0
+        self._accepted: list[bytes] = []  # acknowledgements of what was taken, to be sent at once
         self._acks: dict[int, float] = {}  # packet identifier to when it was sent, oldest first
         self._queue: deque[bytes] = deque()
         self._queue_bytes = 0
@@ -183,7 +190,7 @@ class MqttLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the device."""
-        if self.state is State.ENDED:
+        if self.state is _ENDED:
             return
         if not self._begun:
             self._begun = True
@@ -191,7 +198,7 @@ class MqttLink(asyncio.Protocol):
                 self._violation("the first packet is not CONNECT")
                 return
         self._reader.feed(data)
-        if self.state is not State.IDENTIFYING and not self._resume_scheduled:
+        if self.state is not _IDENTIFYING and not self._resume_scheduled:
             self._handle_packets()
 
     def eof_received(self) -> bool | None:
@@ -226,7 +233,7 @@ class MqttLink(asyncio.Protocol):
 
     def send(self, payload: bytes) -> bool:
         """Take one message for the device. False, and nothing taken, when there is no room."""
-        if self.state is not State.ONLINE:
+        if self.state is not _ONLINE:
             return False
         if not self._queue and self._may_publish():
             self._publish(payload)
@@ -245,6 +252,7 @@ class MqttLink(asyncio.Protocol):
 
     def close(self) -> None:
         """Send what can be sent, and end the link."""
+        self._acknowledge()
         self._leave(State.ENDED)
         if self._transport is not None:
             self._transport.close()
@@ -274,13 +282,13 @@ class MqttLink(asyncio.Protocol):
         try:
             identity = await self._endpoint.host.identify(self._peer)
         except IdentityRefused as refusal:
-            if self.state is not State.IDENTIFYING:
+            if self.state is not _IDENTIFYING:
                 return
             self.name = refusal.name
             code = mqtt.SERVER_UNAVAILABLE if refusal.temporary else mqtt.NOT_AUTHORISED
             self._refuse(code, refusal.reason, refusal.detail)
             return
-        if self.state is not State.IDENTIFYING:
+        if self.state is not _IDENTIFYING:
             return
         self.name = identity.name
         if self._client_id != self.name:
@@ -309,25 +317,43 @@ class MqttLink(asyncio.Protocol):
     # packets
 
     def _handle_packets(self) -> None:
-        """Handle what has come, for as long as this link may."""
+        """Handle what has come, for as long as this link may, and acknowledge it."""
         self._heard_at = self._loop.time()
+        try:
+            self._take_turn()
+        finally:
+            self._acknowledge()
+
+    def _take_turn(self) -> None:
         turn = _PACKETS_PER_TURN
-        while self.state in (State.CONNECTING, State.ONLINE):
+        next_packet = self._reader.next_packet
+        while self.state is _ONLINE or self.state is _CONNECTING:
             try:
-                packet = self._reader.next_packet()
+                packet = next_packet()
             except DecodeError as error:
                 self._malformed(error)
                 return
             if packet is None:
                 self._resume_reading()
                 return
-            self._handle(packet)
-            turn -= 1
-            self._bucket -= 1.0
-            if self._bucket < 1.0:
-                self._refill()
+            if self.state is _CONNECTING:
+                self._connect(packet)  # MQTT-3.1.0-1 was seen to with its first byte
+                packets = 1
+            elif packet[0] == mqtt.TYPE_PUBLISH:
+                self._on_publish(packet)
+                packets = 1
+            elif packet[0] == mqtt.TYPE_PUBACK:
+                packets = self._on_pubacks(packet[1], turn)
+            else:
+                self._handle(packet)
+                packets = 1
+            turn -= packets
+            self._bucket -= packets
+            if turn > 0 and self._bucket >= 1.0:
+                continue
+            self._refill()
             wait = 0.0 if self._bucket >= 1.0 else 32.0 / self._settings.packets_per_second
-            if (wait or turn <= 0) and self.state is State.ONLINE:
+            if (wait or turn <= 0) and self.state is _ONLINE:
                 # Others first. What is in the reader stays there; no more is read meanwhile.
                 self._pause_reading()
                 self._resume_scheduled = True
@@ -347,14 +373,7 @@ class MqttLink(asyncio.Protocol):
 
     def _handle(self, packet: tuple) -> None:
         kind = packet[0]
-        if self.state is State.CONNECTING:
-            self._connect(packet)  # MQTT-3.1.0-1 was seen to with its first byte
-        elif kind == mqtt.TYPE_PUBLISH:
-            self._on_publish(packet)
-        elif kind == mqtt.TYPE_PUBACK:
-            if self._acks.pop(packet[1], None) is not None:
-                self._drain_queue()
-        elif kind == mqtt.TYPE_PINGREQ:
+        if kind == mqtt.TYPE_PINGREQ:
             self._write(mqtt.PINGRESP)
         elif kind == mqtt.TYPE_SUBSCRIBE:
             self._on_subscribe(packet)
@@ -382,7 +401,26 @@ class MqttLink(asyncio.Protocol):
             return
         self._endpoint.host.receive(self, payload)
         if qos:
-            self._write(mqtt.puback(packet_id))
+            # Only now: what is acknowledged has been taken, and answered if it was refused.
+            self._accepted.append(mqtt.puback(packet_id))
+
+    def _acknowledge(self) -> None:
+        """Send the acknowledgements of this turn in one piece."""
+        if self._accepted:
+            self._write(b"".join(self._accepted))
+            self._accepted.clear()
+
+    def _on_pubacks(self, packet_id: int, most: int) -> int:
+        """A device acknowledges what came together together: take all that is there, up to
+        ``most``, before more is sent. How many there were."""
+        acks = self._acks
+        acks.pop(packet_id, None)
+        following = self._reader.take_pubacks(most - 1)
+        for packet_id in following:
+            acks.pop(packet_id, None)
+        if self._queue:
+            self._drain_queue()
+        return 1 + len(following)
 
     def _on_subscribe(self, packet: tuple) -> None:
         _, packet_id, filters = packet
@@ -407,19 +445,20 @@ class MqttLink(asyncio.Protocol):
         )
 
     def _publish(self, payload: bytes) -> None:
+        assert self._transport is not None
         if self._granted:
             # There are far fewer in flight than identifiers, so a free one is near.
-            while True:
-                self._next_id = self._next_id % 0xFFFF + 1
-                if self._next_id not in self._acks:
-                    break
-            self._acks[self._next_id] = self._loop.time()
-            self._write(mqtt.publish(self._topic_down, payload, 1, self._next_id))
+            number, acks = self._next_id % 0xFFFF + 1, self._acks
+            while number in acks:
+                number = number % 0xFFFF + 1
+            self._next_id = number
+            acks[number] = self._loop.time()
+            self._transport.write(mqtt.publish(self._topic_down, payload, 1, number))
         else:
-            self._write(mqtt.publish(self._topic_down, payload))
+            self._transport.write(mqtt.publish(self._topic_down, payload))
 
     def _drain_queue(self) -> None:
-        while self._queue and self.state is State.ONLINE and self._may_publish():
+        while self._queue and self.state is _ONLINE and self._may_publish():
             payload = self._queue.popleft()
             self._queue_bytes -= len(payload)
             self._endpoint.queued_bytes -= len(payload)
@@ -496,6 +535,7 @@ class MqttLink(asyncio.Protocol):
         self._close_transport()
 
     def _close_transport(self) -> None:
+        self._acknowledge()
         if self._transport is not None:
             self._transport.close()
 
@@ -503,7 +543,7 @@ class MqttLink(asyncio.Protocol):
         """Leave whatever state this is for the last one, and tell the manager of a lost link."""
         before = self.state
         self._leave(State.ENDED)
-        if before is State.ONLINE:
+        if before is _ONLINE:
             self._endpoint.host.link_down(self, clean, reason)
         elif before in (State.CONNECTING, State.IDENTIFYING):
             log(_LOG, logging.DEBUG, "not-connected", address=self.address, reason=reason)
@@ -518,7 +558,7 @@ class MqttLink(asyncio.Protocol):
             waiting[self.certificate_der] -= 1
             if waiting[self.certificate_der] <= 0:
                 del waiting[self.certificate_der]
-        if state is State.ENDED:
+        if state is _ENDED:
             self._endpoint.queued_bytes -= self._queue_bytes
             self._queue_bytes = 0
             self._queue.clear()

@@ -35,6 +35,10 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+# Looked up for each message, which an enum makes dear.
+_HANDSHAKE, _OPEN = State.HANDSHAKE, State.OPEN
+
+
 class Owner(Protocol):
     """What a connection needs from its listener."""
 
@@ -124,29 +128,28 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take ciphertext from the socket."""
-        if self.state in (State.DRAINING, State.CLOSED) or not self._admitted:
-            return
-        self._incoming.write(self._owner.buffer[:nbytes])
-        if self.state is State.HANDSHAKE:
+        if self.state is _OPEN:
+            self._incoming.write(self._owner.buffer[:nbytes])
+            self._pump()
+        elif self.state is _HANDSHAKE and self._admitted:
+            self._incoming.write(self._owner.buffer[:nbytes])
             if not self._stepping:
                 self._stepping = True
                 self._owner.schedule(self._handshake_step)
             # Nothing more is read until the step had its turn, so nothing can pile up.
             self._update_reading()
-        else:
-            self._pump()
 
     def eof_received(self) -> bool | None:
         """The peer closed its side. MicroPython does so without a close_notify."""
-        if self.state is State.HANDSHAKE:
+        if self.state is _HANDSHAKE:
             self._fail(HandshakeAbandoned("closed by the peer"))
-        elif self.state is State.OPEN:
+        elif self.state is _OPEN:
             self._peer_closed()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone: pass it on."""
-        if self.state is State.HANDSHAKE and self._admitted:
+        if self.state is _HANDSHAKE and self._admitted:
             self._fail(exc or HandshakeAbandoned("closed by the peer"))
         self.state = State.CLOSED
         self._cancel_timer()
@@ -162,7 +165,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         can make us answer nothing (TLS key updates, MQTT acknowledgements) without bound."""
         self._write_paused = True
         self._update_reading()
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             self._stall_mark = self._raw_backlog()
             self._cancel_timer()
             self._timer = self._loop.call_later(_STALL, self._check_stall)
@@ -172,7 +175,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The socket's send buffer has room again."""
         self._write_paused = False
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             self._cancel_timer()
             if self._protocol is not None:
                 self._protocol.resume_writing()
@@ -200,11 +203,11 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def is_closing(self) -> bool:
         """Whether ``write`` would be thrown away."""
-        return self.state is not State.OPEN
+        return self.state is not _OPEN
 
     def is_reading(self) -> bool:
         """Whether data would be delivered."""
-        return self.state is State.OPEN and not self._app_paused
+        return self.state is _OPEN and not self._app_paused
 
     def pause_reading(self) -> None:
         """Deliver nothing until ``resume_reading``."""
@@ -228,7 +231,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send ``data``, together with all else that this turn of the loop writes."""
-        if self.state is not State.OPEN or not data:
+        if self.state is not _OPEN or not data:
             return
         self._pending.append(bytes(data))
         self._pending_size += len(data)
@@ -238,12 +241,12 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Send what is written, then close_notify, then wait shortly for the peer to close."""
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             self._flush()
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             self._close_notify()
             self._drain()
-        elif self.state is State.HANDSHAKE:
+        elif self.state is _HANDSHAKE:
             self.abort()
 
     def abort(self) -> None:
@@ -282,7 +285,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _handshake_step(self) -> None:
         self._stepping = False
-        if self.state is not State.HANDSHAKE or self._raw is None or self._raw.is_closing():
+        if self.state is not _HANDSHAKE or self._raw is None or self._raw.is_closing():
             return
         try:
             self._ssl.do_handshake()
@@ -309,7 +312,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         self._pump()  # the client's first bytes may have come with its last handshake message
 
     def _handshake_late(self) -> None:
-        if self.state is State.HANDSHAKE:
+        if self.state is _HANDSHAKE:
             self._fail(HandshakeTimeout(f"not done in {self._handshake_timeout:g} s"))
             self.abort()
 
@@ -320,7 +323,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _pump(self) -> None:
         """Decrypt and deliver while somebody wants it."""
-        while self.state is State.OPEN and not self._app_paused:
+        while self.state is _OPEN and not self._app_paused:
             try:
                 data = self._ssl.read(_RECORD)
             except ssl.SSLWantReadError:
@@ -348,7 +351,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        if self.state is not State.OPEN or not self._pending:
+        if self.state is not _OPEN or not self._pending:
             return
         data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
         self._pending.clear()
@@ -371,7 +374,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
     def _peer_closed(self) -> None:
         """The peer says no more: answer in kind, the socket is closed by the caller."""
         self._flush()
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             self._close_notify()
             self.state = State.DRAINING
             self._start_linger()
@@ -409,7 +412,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
     def _check_stall(self) -> None:
         self._timer = None
         backlog = self._raw_backlog()
-        if self.state is not State.OPEN or not self._write_paused:
+        if self.state is not _OPEN or not self._write_paused:
             return
         if backlog >= self._stall_mark:
             self.abort()

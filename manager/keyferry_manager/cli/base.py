@@ -290,6 +290,36 @@ def show_list(
         follow_changes(home, work, show)
 
 
+def show_stored(
+    home: Path,
+    work: Callable[["Store"], Awaitable[Value]],
+    shown: Callable[[Value], Table | Text],
+    *,
+    as_json: bool,
+    watch: bool = False,
+) -> None:
+    """``show_list`` of a home that has a database and no admin API: a CA's, a directory's."""
+    if not watch:
+        _, found = with_store(home, lambda _config, store: work(store))
+        if as_json:
+            write_json(found)
+        else:
+            write_shown(shown(found))
+        return
+
+    async def again(_config: Config, store: "Store") -> None:
+        last: object = None
+        while True:
+            found = await work(store)
+            if found != last:
+                last = found
+                show(found)
+            await asyncio.sleep(_WATCH_INTERVAL)
+
+    with ending_quietly(), _screen(as_json, shown) as show:
+        with_store(home, again)
+
+
 def follow_changes(
     home: Path, work: Callable[[Admin], Awaitable[Value]], show: Callable[[Value], None]
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from keyferry_manager import logs
@@ -21,19 +22,22 @@ from keyferry_manager.cli.base import (
     JsonOption,
     NameArgument,
     ProblemGroup,
+    Value,
+    WatchOption,
     app,
     duration_parser,
     host_parser,
     moment,
+    show_stored,
+    table,
     utc,
+    when,
     with_store,
     write,
     write_json,
-    write_table,
 )
 from keyferry_manager.config import Config
 from keyferry_manager.problems import ConfigProblem, Problem, StoreProblem
-from keyferry_manager.store import RegistrationAuthority
 from keyferry_manager.tokens import new_token, token_hash
 
 if TYPE_CHECKING:
@@ -152,40 +156,41 @@ def add(
 
 
 @commands.command(name="list")
-def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def list_(
+    home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False, watch: WatchOption = False
+) -> None:
     """List the managers that this CA signs for."""
     _must_be_ca(home)
 
-    async def work(
-        _config: Config, store: "Store"
-    ) -> list[tuple[RegistrationAuthority, float | None]]:
+    async def work(store: "Store") -> Value:
         found = []
         for item in await store.registration.all():
             mine = await store.certificates(item.name)
-            found.append((item, mine[0].not_after if mine else None))
-        return found
-
-    _, found = with_store(home, work)
-    if as_json:
-        write_json(
-            [
+            found.append(
                 {
                     "name": item.name,
                     "hosts": list(item.hosts),
                     "added": utc(item.created_at),
-                    "certificate_expires": utc(ends),
+                    "certificate_expires": utc(mine[0].not_after if mine else None),
                 }
-                for item, ends in found
-            ]
-        )
-        return
-    rows = [
-        [item.name, ", ".join(item.hosts), moment(item.created_at), moment(ends) or "none yet"]
-        for item, ends in found
-    ]
-    write_table(
+            )
+        return found
+
+    show_stored(home, work, _managers, as_json=as_json, watch=watch)
+
+
+def _managers(found: Value) -> Table | Text:
+    return table(
         ("MANAGER", "HOSTS", "ADDED", "CERTIFICATE UNTIL"),
-        rows,
+        [
+            (
+                row["name"],
+                ", ".join(row["hosts"]),
+                when(row["added"]),
+                when(row["certificate_expires"]) or "none yet",
+            )
+            for row in found
+        ],
         "This CA signs for nobody: keyferry ca add NAME --out FILE",
     )
 

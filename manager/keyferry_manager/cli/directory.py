@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from keyferry_manager import logs
 from keyferry_manager.cli.base import (
@@ -17,15 +19,15 @@ from keyferry_manager.cli.base import (
     HomeOption,
     JsonOption,
     ProblemGroup,
+    Value,
+    WatchOption,
     app,
-    moment,
+    show_stored,
+    table,
     utc,
-    with_store,
-    write_json,
-    write_table,
+    when,
 )
 from keyferry_manager.config import Config
-from keyferry_manager.store import AgreementKey, Certificate
 
 if TYPE_CHECKING:
     from keyferry_manager.store import Store
@@ -73,33 +75,33 @@ async def _serve(home: Path, socket: Path | None, as_json: bool) -> None:
 
 
 @commands.command(name="list")
-def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def list_(
+    home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False, watch: WatchOption = False
+) -> None:
     """List the newest certificate and the agreement key of each device in a directory's home."""
 
-    async def work(
-        _config: Config, store: "Store"
-    ) -> tuple[dict[str, Certificate], dict[str, AgreementKey]]:
-        keys = {key.device: key for key in await store.presences.keys()}
-        return await store.latest_certificates(), keys
+    async def work(store: "Store") -> Value:
+        keys = {key.device: key.key_id for key in await store.presences.keys()}
+        return [
+            {
+                "name": name,
+                "serial": item.serial,
+                "expires": utc(item.not_after),
+                "key": item.key,
+                "agreement_key": keys.get(name),
+            }
+            for name, item in sorted((await store.latest_certificates()).items())
+        ]
 
-    _, (certificates, keys) = with_store(home, work)
-    found = [(certificates[name], keys.get(name)) for name in sorted(certificates)]
-    if as_json:
-        write_json(
-            [
-                {
-                    "name": item.device,
-                    "serial": item.serial,
-                    "expires": utc(item.not_after),
-                    "key": item.key,
-                    "agreement_key": key.key_id if key else None,
-                }
-                for item, key in found
-            ]
-        )
-        return
-    rows = [
-        [item.device, item.serial, moment(item.not_after), key.key_id if key else ""]
-        for item, key in found
-    ]
-    write_table(("DEVICE", "SERIAL", "UNTIL", "RPK KEY"), rows, "Nothing was published here yet.")
+    show_stored(home, work, _devices, as_json=as_json, watch=watch)
+
+
+def _devices(found: Value) -> Table | Text:
+    return table(
+        ("DEVICE", "SERIAL", "UNTIL", "RPK KEY"),
+        [
+            (row["name"], row["serial"], when(row["expires"]), row["agreement_key"] or "")
+            for row in found
+        ],
+        "Nothing was published here yet.",
+    )

@@ -1,5 +1,6 @@
 """``keyferry firmware``: from sources to files that go onto boards."""
 
+import enum
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from keyferry_firmware.boards import Board
     from keyferry_firmware.build import Build
     from keyferry_firmware.preflight import Finding
+
+
+class KeyKind(enum.StrEnum):
+    """What a release key is."""
+
+    P256 = "p256"
+    ED25519 = "ed25519"
 
 
 class FirmwareGroup(ProblemGroup):
@@ -196,14 +204,17 @@ def verify(
 @keys.command("new")
 def new_key(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="Where the private key goes.")],
+    kind: Annotated[
+        KeyKind, typer.Option(help="P-256 signs with ES256, Ed25519 with EdDSA.")
+    ] = KeyKind.P256,
     as_json: JsonOption = False,
 ) -> None:
     """Make a release key: FILE (only you can read it), and FILE.pub for those who verify."""
     from keyferry_firmware import release
 
-    public, name = release.new_key(path)
+    public, name = release.new_key(path, kind.value)
     if as_json:
-        write_json({"key": name, "private": str(path), "public": str(public)})
+        write_json({"key": name, "kind": kind.value, "private": str(path), "public": str(public)})
         return
     write(Text(f"Release key {name}: {path} signs, {public} verifies. Keep the first to yourself."))
 

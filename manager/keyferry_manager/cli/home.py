@@ -327,6 +327,7 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
             "mqtt_port": manager.mqtt_port,
             "est_port": manager.est_port,
             "time_port": manager.time_port,
+            "sip_port": manager.sip_port,
             "observe_port": manager.observe_port,
             "api_port": manager.api_port,
             "pid": os.getpid(),
@@ -340,6 +341,8 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
             )
             if manager.time_port >= 0:
                 line += f", time port {manager.time_port}"
+            if manager.sip_port >= 0:
+                line += f", SIP port {manager.sip_port}"
             if manager.observe_port:
                 line += f", metrics on {config.observe_host} port {manager.observe_port}"
             if manager.api_port is not None:

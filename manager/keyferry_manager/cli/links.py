@@ -39,10 +39,20 @@ def links(
 def _shown(found: Value) -> Table | Text:
     now = time.time()
     return table(
-        ("NAME", "LINK", "ADDRESS", "SERIAL", "SINCE", "REGISTERED UNTIL", "REACHABLE AT"),
+        (
+            "NAME",
+            "CARRIER",
+            "LINK",
+            "ADDRESS",
+            "SERIAL",
+            "SINCE",
+            "REGISTERED UNTIL",
+            "REACHABLE AT",
+        ),
         [
             (
                 row["name"],
+                row["transport"],
                 row["link"],
                 row["address"],
                 row["serial"],

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from keyferry_core.names import FOR
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
     Admin,
@@ -41,6 +42,12 @@ commands = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(commands, name="policy")
+
+
+def _subject_parser(text: str) -> str:
+    name, found, party = text.partition(FOR)
+    return name_parser(name) + FOR + name_parser(party) if found else name_parser(text)
+
 
 FileArgument = Annotated[
     Path | None,
@@ -226,7 +233,12 @@ def show(
 @commands.command()
 def explain(
     initiator: Annotated[
-        str, typer.Argument(metavar="FROM", parser=name_parser, help="The device that asks.")
+        str,
+        typer.Argument(
+            metavar="FROM",
+            parser=_subject_parser,
+            help="The device that asks, or 'GATEWAY for NAME'.",
+        ),
     ],
     responder: Annotated[
         str, typer.Argument(metavar="TO", parser=name_parser, help="The device it asks for.")

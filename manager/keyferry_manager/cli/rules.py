@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from keyferry_manager.cli.base import (
@@ -16,14 +17,16 @@ from keyferry_manager.cli.base import (
     HomeOption,
     JsonOption,
     Value,
+    WatchOption,
     app,
     name_parser,
     rows,
+    show_list,
+    table,
     warn,
     with_admin,
     write,
     write_json,
-    write_table,
 )
 
 
@@ -40,6 +43,7 @@ def allow(
     remove: Annotated[bool, typer.Option("--remove", help="Take the rule away instead.")] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
+    watch: WatchOption = False,
 ) -> None:
     """Let FROM ask for a session with TO; without names, list the rules.
 
@@ -49,8 +53,10 @@ def allow(
     if initiator is None or responder is None:
         if initiator is not None or remove:
             raise typer.BadParameter("give both names: keyferry allow FROM TO.")
-        _list(home, as_json)
+        _list(home, as_json, watch)
         return
+    if watch:
+        raise typer.BadParameter("--watch is for the list: keyferry allow --watch.")
     if initiator == responder:
         raise typer.BadParameter("a device does not ask for itself: give two names.")
 
@@ -72,19 +78,21 @@ def allow(
         write(Text(f"{initiator} may {'' if changed else 'already '}ask for {responder}."))
 
 
-def _list(home: Path, as_json: bool) -> None:
-    async def work(admin: Admin) -> tuple[Value, bool]:
-        found = await rows(admin.rules)
-        return found, (await admin.realm())["policy_rules"] > 0
+def _list(home: Path, as_json: bool, watch: bool) -> None:
+    policy = False
 
-    found, policy = with_admin(home, work)
-    if as_json:
-        write_json(found)
-        return
-    write_table(
-        ("FROM", "TO"),
-        [(rule["from"], rule["to"]) for rule in found],
-        "No pair was allowed here; the policy in force has rules: 'keyferry policy show'."
-        if policy
-        else "Nobody may ask for anybody: allow it with 'keyferry allow FROM TO'.",
-    )
+    async def work(admin: Admin) -> Value:
+        nonlocal policy
+        policy = (await admin.realm())["policy_rules"] > 0
+        return await rows(admin.rules)
+
+    def shown(found: Value) -> Table | Text:
+        return table(
+            ("FROM", "TO"),
+            [(rule["from"], rule["to"]) for rule in found],
+            "No pair was allowed here; the policy in force has rules: 'keyferry policy show'."
+            if policy
+            else "Nobody may ask for anybody: allow it with 'keyferry allow FROM TO'.",
+        )
+
+    show_list(home, work, shown, as_json=as_json, watch=watch)

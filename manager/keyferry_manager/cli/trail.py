@@ -6,6 +6,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from keyferry_core.names import subject
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
     Admin,
@@ -56,7 +57,7 @@ def _sessions(found: Value) -> Table | Text:
         [
             (
                 row["session"][:12],
-                row["from"],
+                subject(row["from"], row["on_behalf_of"] or ""),
                 row["to"],
                 f"{row['state']}: {row['reason']}" if row["reason"] else row["state"],
                 when(row["started"]),

@@ -118,6 +118,18 @@ class ManagerCollector(Collector):
         yield _histogram(
             "keyferry_est_seconds", "Time of one request for a certificate.", measures.enrolment
         )
+        requests = CounterMetricFamily(
+            "keyferry_sip_requests", "Requests of devices on SIP.", labels=["method"]
+        )
+        for method, count in _bounded(measures.sip_requests):
+            requests.add_metric([method], count)
+        yield requests
+        responses = CounterMetricFamily(
+            "keyferry_sip_responses", "Final responses to devices on SIP.", labels=["status"]
+        )
+        for status, count in _bounded(measures.sip_responses):
+            responses.add_metric([status], count)
+        yield responses
         yield _histogram(
             "keyferry_revocation_seconds",
             "From an order to revoke to the last closed link and session.",

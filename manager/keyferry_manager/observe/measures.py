@@ -62,6 +62,9 @@ class Measures:
         # Our own: which, and the Unix time of its end.
         self.own_expiries: dict[str, float] = {}
         self.faults: Counter[str] = Counter()  # background work that failed
+        # Of SIP: requests of devices by method, final responses to them by status.
+        self.sip_requests: Counter[str] = Counter()
+        self.sip_responses: Counter[str] = Counter()
 
     def count_est(self, path: str, status: int, seconds: float) -> None:
         """Count a request to the EST listener; ``path`` and ``status`` can be anything."""
@@ -70,6 +73,11 @@ class Measures:
         self.enrolments[operation, str(status) if 200 <= status < 600 else "none"] += 1
         if operation in ("simpleenroll", "simplereenroll"):
             self.enrolment.observe(seconds)
+
+    def count_certify(self, status: int, seconds: float) -> None:
+        """Count a renewal over a link, with the status that EST would have answered."""
+        self.enrolments["certify", str(status)] += 1
+        self.enrolment.observe(seconds)
 
 
 # Names and lower bounds, in days, of what a certificate still lasts.

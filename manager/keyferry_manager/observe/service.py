@@ -66,8 +66,8 @@ class Observation:
         ends = await self._store.certificate_ends()
         self._measures.expiries = by_expiry(ends, time.time())
         server = x509.load_pem_x509_certificate(self._authority.server_file.read_bytes())
-        issuing, *_, root = self._authority.cacerts()
-        own = {"server": server, "issuing": issuing, "root": root}
+        authority = self._authority
+        own = {"server": server, "issuing": authority.issuing, "root": authority.root}
         self._measures.own_expiries = {
             name: certificate.not_valid_after_utc.timestamp() for name, certificate in own.items()
         }

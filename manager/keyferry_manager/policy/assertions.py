@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from keyferry_manager.policy.document import WHATS, Assertion, Policy, matches
+from keyferry_core.names import matches
+from keyferry_manager.policy.document import WHATS, Assertion, Policy
 from keyferry_manager.policy.rules import Rules
 
 Pair = tuple[str, str]

@@ -1,7 +1,8 @@
 """A policy file (TOML) to checked values: names, tags, allow rules and the tests of the file.
 
 Selectors stand in ``from`` and ``to`` and in tags: a device's name, a pattern with one ``*``, and,
-but not in a tag, ``tag:NAME``. Tags are replaced by their members here, so that whoever evaluates
+but not in a tag, ``tag:NAME``. In ``from`` and tags also ``GATEWAY for THIRD-PARTY``, each a name
+or a pattern. Tags are replaced by their members here, so that whoever evaluates
 a policy knows names and patterns only.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args
 
 from keyferry_core.errors import DecodeError
-from keyferry_core.names import MAX_NAME, check_name
+from keyferry_core.names import FOR, MAX_NAME, check_name
 from keyferry_manager.problems import Problem
 
 FILE_NAME = "policy.toml"
@@ -47,6 +48,10 @@ TEMPLATE = """\
 # to = "tag:valves"
 # what = ["session", "message", "resolve"]    # all three when it is left out
 # note = "pumps open their valves"
+#
+# [[allow]]                       # what a gateway may do for a third party that it lets in
+# from = "gw-1 for alice"         # and nothing for itself: docs/gateway.md
+# to = "pump-7"
 #
 # [[assert]]                      # tests: a file that does not keep them is not applied
 # from = "pump-7"
@@ -95,7 +100,8 @@ class Assertion:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A checked file. ``names`` are all devices that it mentions by their whole name."""
+    """A checked file. ``names`` are all that it mentions by their whole name: devices, and third
+    parties as ``GATEWAY for NAME``."""
 
     rules: tuple[Rule, ...] = ()
     assertions: tuple[Assertion, ...] = ()
@@ -108,14 +114,6 @@ EMPTY = Policy()
 def digest(text: str) -> str:
     """SHA-256 of a file's text, 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def matches(selector: str, name: str) -> bool:
-    """Whether a name or pattern, not a tag, means ``name``."""
-    head, star, tail = selector.partition("*")
-    if not star:
-        return selector == name
-    return len(name) >= len(head) + len(tail) and name.startswith(head) and name.endswith(tail)
 
 
 def parse(text: str, source: str = FILE_NAME) -> Policy:
@@ -215,6 +213,8 @@ class _Reader:
             if not written:
                 self._fail(f"{where}: {key}", "it names nobody")
             sides.append(tuple(self._resolved(written, f"{where}: {key}")))
+            if key == "to" and any(FOR in selector for selector in sides[-1]):
+                self._fail(f"{where}: {key}", "a third party asks, and is never asked for")
             texts.append(", ".join(written))
         return f"{_short(texts[0])} -> {_short(texts[1])}", sides[0], sides[1]
 
@@ -239,24 +239,39 @@ class _Reader:
         if not isinstance(selector, str):
             self._fail(where, "expected texts")
         self._count(1)
+        if FOR in selector:
+            gateway, _, party = selector.partition(FOR)
+            self._check_part(gateway, selector, where)
+            self._check_part(party, selector, where)
+        else:
+            self._check_part(selector, selector, where)
         if "*" not in selector:
-            return self._name(selector, where)
+            self._names.add(selector)
+        return selector
+
+    def _check_part(self, part: str, selector: str, where: str) -> None:
+        if "*" not in part:
+            self._check(part, where)
+            return
         # Whatever the star stands for, the rest must be part of a name.
-        rest = selector.replace("*", "x", 1)
+        rest = part.replace("*", "x", 1)
         try:
             check_name(rest.strip("-."))
         except DecodeError:
             rest = "*"
-        if "*" in rest or len(selector) > MAX_NAME:
+        if "*" in rest or len(part) > MAX_NAME:
             self._fail(where, f"{selector!r} is not a pattern: parts of a name, and one *")
-        return selector
 
-    def _name(self, name: str, where: str) -> str:
+    def _check(self, name: str, where: str) -> None:
         try:
-            self._names.add(check_name(name))
+            check_name(name)
         except DecodeError as error:
             reason = error.detail.partition(": ")[2]
             self._fail(where, f"{name!r} is not a device's name ({reason})")
+
+    def _name(self, name: str, where: str) -> str:
+        self._check(name, where)
+        self._names.add(name)
         return name
 
     def _what(self, value: object, where: str) -> frozenset[str]:

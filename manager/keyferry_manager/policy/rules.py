@@ -7,7 +7,8 @@ bits of two numbers; a decision is then one "and" of three numbers, and its lowe
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from keyferry_manager.policy.document import EMPTY, WHATS, Policy, Rule, matches
+from keyferry_core.names import FOR, matches
+from keyferry_manager.policy.document import EMPTY, WHATS, Policy, Rule
 
 # Names whose bits are remembered: anybody may ask for names that do not exist.
 _REMEMBERED = 20_000
@@ -50,7 +51,9 @@ class _Side:
 class Rules:
     """A policy and the pairs of ``keyferry allow``: a pair is allowed everything.
 
-    ``label`` stands in the reasons, in front of the policy's rules. Never changed once made.
+    An initiator is a device's name, or ``GATEWAY for NAME`` where a gateway asks for a third party;
+    no rule about the gateway itself is about that. ``label`` stands in the reasons, in front of the
+    policy's rules. Never changed once made.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Rules:
 
     def allows(self, initiator: str, responder: str, what: str = "session") -> bool:
         """The bare answer, for where the reason is not wanted."""
-        if initiator == responder:
+        if _own(initiator, responder):
             return False
         mask = self.sources(initiator) & self.targets(responder) & self._what[what]
         return mask != 0 or (initiator, responder) in self.pairs
@@ -93,7 +96,7 @@ class Rules:
 
     def decide(self, initiator: str, responder: str, what: str = "session") -> Decision:
         """The answer and why: the first rule of the file that allows it, else the pair."""
-        if initiator == responder:
+        if _own(initiator, responder):
             return Decision(False, "a device is not its own peer")
         mask = self.sources(initiator) & self.targets(responder) & self._what[what]
         if mask:
@@ -115,3 +118,7 @@ class Rules:
         if self.allows(responder, initiator, what):
             return f"only {responder} may ask for {initiator}"
         return f"no rule {initiator} -> {responder}"
+
+
+def _own(initiator: str, responder: str) -> bool:
+    return initiator == responder or initiator.startswith(responder + FOR)

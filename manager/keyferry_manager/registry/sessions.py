@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keyferry_core.errors import RemoteError
+from keyferry_core.names import subject
 from keyferry_core.signalling import PROFILE_CERT
 
 
@@ -21,6 +22,10 @@ class State(enum.Enum):
     OFFERED = "offered"
     ESTABLISHED = "established"
     ENDED = "ended"
+
+
+# Looked up for each message, which an enum makes dear.
+_ESTABLISHED = State.ESTABLISHED
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +48,13 @@ class Session:
     # What this exchange is called in the log and the audit trail, and when it was asked for.
     request: str = ""
     asked: float = 0.0
+    # The third party that the initiator, a gateway, acts for; "" for itself.
+    on_behalf_of: str = ""
+
+    @property
+    def subject(self) -> str:
+        """Who asked, as rules name it."""
+        return subject(self.initiator, self.on_behalf_of)
 
     def other(self, name: str) -> str:
         """The party that is not ``name``."""
@@ -138,7 +150,7 @@ class Sessions:
         session.touched = now
         session.messages += 1
         session.octets += size
-        if session.state is State.ESTABLISHED:
+        if session.state is _ESTABLISHED:
             self._established.move_to_end(session.id)
 
     def end(self, session: Session, reason: str, wall: float) -> None:

@@ -60,6 +60,7 @@ def suspend(relay: Relay) -> Document | None:
                 "messages": session.messages,
                 "octets": session.octets,
                 "request": session.request,
+                "on_behalf_of": session.on_behalf_of,
             }
             for session in kept
         ],
@@ -88,6 +89,7 @@ def resume(relay: Relay, document: Document) -> list[Session]:
             octets=entry["octets"],
             request=entry["request"],
             asked=now,
+            on_behalf_of=entry.get("on_behalf_of", ""),
         )
         relay.sessions.add(session)
         relay.sessions.establish(session, now)

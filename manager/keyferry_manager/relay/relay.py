@@ -17,12 +17,13 @@ from keyferry_core.names import MANAGER
 from keyferry_manager.observe.measures import Histogram
 from keyferry_manager.policy import Rules
 from keyferry_manager.registry import Link, Presence, Registry, Session, Sessions
+from keyferry_manager.registry.anchors import Anchors
 from keyferry_manager.relay import wire
 from keyferry_manager.relay.agreement import AgreementKeys
 from keyferry_manager.relay.deliveries import Deliveries, Delivery
 from keyferry_manager.relay.envelopes import Envelopes
 from keyferry_manager.relay.settings import RelaySettings
-from keyferry_manager.relay.steps import PATHS, Passage, Step
+from keyferry_manager.relay.steps import ADMISSION, PATHS, Passage, Step, check_leg
 from keyferry_manager.store.records import AgreementKey
 
 # Refusals that say something about the sender, not about the moment: these are audited.
@@ -69,6 +70,10 @@ class Trail(Protocol):
 # What the steps of a key exchange are called in the audit trail.
 _STEPS = {sig.CONNECT: "exchange-asked", sig.ACCEPT: "exchange-accepted"}
 
+# Begins work on a PKCS#10 request of a link: ``answer`` or ``refuse`` follows, for the number.
+# RemoteError when it cannot begin.
+Certify = Callable[[Link, int, bytes], None]
+
 # A trace gets the link, the bytes, the checked map (None when there is none), the steps with their
 # outcomes, the outcome of all ("relayed", "answered" or an error's name) and what was sent.
 Trace = Callable[[Link, bytes, dict[int, Any] | None, list[tuple[str, str]], str, bytes], None]
@@ -91,6 +96,7 @@ class Relay:
             settings.sessions_per_device, settings.sessions_total, settings.half_open
         )
         self.keys = AgreementKeys(trail.key)
+        self.anchors = Anchors()
         self.rules = Rules()
         self.names: frozenset[str] = frozenset()
         self.removed: frozenset[str] = frozenset()
@@ -101,6 +107,8 @@ class Relay:
         self.counters: Counter[str] = Counter()
         # Seconds from connect to message_3.
         self.exchanges = Histogram()
+        # Whoever makes certificates; without it devices are told that there is none here.
+        self.certify: Certify | None = None
         self.now = now
         self.wall = wall
         self._trail = trail
@@ -211,6 +219,33 @@ class Relay:
             out = passage.out if passage is not None and outcome in ("relayed", "answered") else b""
             self._trace(link, payload, message, passed, outcome, out)
 
+    def admit(self, link: Link, message: dict[int, Any]) -> tuple[Link, list[list[Any]]]:
+        """Hold a call, which a carrier hands on itself, to what a connect is held to.
+
+        ``message`` has type, from, to and perhaps route, of a connect. Returns the callee's link
+        and both legs; RemoteError, which is written down, moves nothing.
+        """
+        passage = Passage(link, b"", message)
+        try:
+            for step in ADMISSION:
+                step(self, passage)
+        except RemoteError as error:
+            self._note(link, message, error)
+            raise
+        assert passage.peer is not None
+        assert passage.leg is not None
+        self.counters["call"] += 1
+        onward = [passage.peer.address, passage.peer.transport, True, True]
+        return passage.peer, [passage.leg, onward]
+
+    def leg(self, link: Link, stated: list[Any] | None) -> list[Any]:
+        """The leg of a device that answers a call, checked; one that differs is written down."""
+        mode = self.settings.route_mode
+        found, wrong = check_leg(stated, link, "report" if mode == "strict" else mode)
+        if wrong:
+            self._trail.refused("route-mismatch", link.name, link.address, wrong, relayed=True)
+        return found
+
     # time
 
     def tick(self) -> None:
@@ -231,13 +266,14 @@ class Relay:
         self.names = frozenset(names)
         self.removed = frozenset(removed)
         self.keys.keep(self.names)
+        self.anchors.keep(self.names)
         for presence in self.registry:
             if presence.name not in self.names:
                 self.close_link(presence.name, "removed")
         for session in self.sessions.all():
-            decision = rules.decide(session.initiator, session.responder)
+            decision = rules.decide(session.subject, session.responder)
             if decision.allowed:
-                session.withheld = self._withheld(session.initiator, session.responder)
+                session.withheld = self._withheld(session.subject, session.responder)
                 continue
             self._end_for(session, (session.initiator, session.responder), "access-denied")
             self._trail.ok(
@@ -247,6 +283,7 @@ class Relay:
                 decision.reason,
                 to=session.responder,
                 session=session.id.hex(),
+                **_party(session),
             )
 
     def end_for_all(self, session: Session, reason: str) -> None:
@@ -290,10 +327,14 @@ class Relay:
             self._trail.ok("registered", link.name, link.address, addresses=list(addresses))
 
     def open_session(
-        self, session_id: bytes, initiator: str, responder: str, profile: int
+        self,
+        session_id: bytes,
+        initiator: str,
+        responder: str,
+        profile: int,
+        on_behalf_of: str = "",
     ) -> Session:
         """Keep a new session, half open."""
-        withheld = self._withheld(initiator, responder)
         now = self.now()
         session = Session(
             session_id,
@@ -302,10 +343,11 @@ class Relay:
             self.wall(),
             now,
             profile=profile,
-            withheld=withheld,
             request=_request(),
             asked=now,
+            on_behalf_of=on_behalf_of,
         )
+        session.withheld = self._withheld(session.subject, responder)
         self.sessions.add(session)
         return session
 
@@ -326,6 +368,7 @@ class Relay:
             to=session.responder,
             request=session.request,
             session=session.id.hex(),
+            **_party(session),
         )
 
     def tell(self, name: str, session: Session, reason: str, end: bytes = b"") -> bool:
@@ -350,6 +393,16 @@ class Relay:
         for session_id, reason in missed:
             link.send(_end(link.name, session_id, reason))
         return len(missed)
+
+    def answer(self, link: Link, message: dict[int, Any]) -> None:
+        """Send what a device asked for and got later than at once. A link that has ended, or
+        reads nothing, misses it."""
+        link.send(wire.encode({sig.FROM: MANAGER, sig.TO: link.name, **message}))
+
+    def refuse(self, link: Link, number: int, error: KeyferryError, hint: str = "") -> None:
+        """Say why a device does not get what it asked for. It is in the audit trail already."""
+        self.counters[error.name] += 1
+        link.send(self._error(link, error, {sig.ID: number}, hint))
 
     def report_route(self, passage: Passage, wrong: str) -> None:
         """Write down a route that differs from the one seen; the message goes on."""
@@ -378,6 +431,7 @@ class Relay:
             to=session.other(link.name),
             request=session.request,
             session=session.id.hex(),
+            **_party(session),
         )
 
     def _withheld(self, initiator: str, responder: str) -> str:
@@ -399,12 +453,19 @@ class Relay:
     def _refuse(
         self, link: Link, payload: bytes, message: dict[int, Any] | None, error: RemoteError
     ) -> None:
-        self.counters[error.name] += 1
         if message is None:
             message = _readable(payload)
+        self._note(link, message, error)
+        link.send(self._error(link, error, message))
+
+    def _note(self, link: Link, message: dict[int, Any], error: RemoteError) -> None:
+        """Count a refusal, and write down what says something about the sender."""
+        self.counters[error.name] += 1
         if error.name in _AUDITED:
             kind = message.get(sig.TYPE)
             fields: dict[str, object] = {"to": message.get(sig.TO, "")}
+            if sig.ON_BEHALF_OF in message:
+                fields["on_behalf_of"] = message[sig.ON_BEHALF_OF]
             if isinstance(kind, int) and kind in sig.TYPES:
                 fields["type"] = sig.TYPES[kind][0]
             if sig.SESSION in message:
@@ -413,15 +474,16 @@ class Relay:
                 fields["request"] = session.request if session and mine else _request()
                 fields["session"] = message[sig.SESSION].hex()
             self._trail.refused(error.name, link.name, link.address, error.detail, **fields)
-        link.send(self._error(link, error, message))
 
-    def _error(self, link: Link, error: KeyferryError, message: dict[int, Any]) -> bytes:
+    def _error(
+        self, link: Link, error: KeyferryError, message: dict[int, Any], hint: str = ""
+    ) -> bytes:
         answer: dict[int, Any] = {
             sig.TYPE: sig.ERROR,
             sig.FROM: MANAGER,
             sig.TO: link.name,
             sig.ERROR_CODE: error.code,
-            sig.TEXT: error.text,
+            sig.TEXT: f"{error.text} ({hint})" if hint else error.text,
         }
         for key in (sig.ID, sig.SESSION):
             # The id of a report is the other side's: it would be taken for one of our own.
@@ -443,6 +505,10 @@ class Relay:
     def _expire(self, now: float) -> None:
         for presence in self.registry.expire(now, self.settings.session_grace):
             self._lost(presence.name, "peer-gone")
+
+
+def _party(session: Session) -> dict[str, str]:
+    return {"on_behalf_of": session.on_behalf_of} if session.on_behalf_of else {}
 
 
 def _request() -> str:

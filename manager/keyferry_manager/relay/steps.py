@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyferry_core import signalling as sig
 from keyferry_core.errors import RemoteError, name_of
-from keyferry_core.names import MANAGER
+from keyferry_core.names import MANAGER, subject
 from keyferry_manager.registry import Link, Presence, Session
 from keyferry_manager.registry.sessions import State
 from keyferry_manager.relay import wire
@@ -125,9 +125,11 @@ def route(relay: "Relay", passage: Passage) -> str:
 
 
 def policy(relay: "Relay", passage: Passage) -> str:
-    """A rule lets the sender ask for this peer, write to it, or look it up."""
+    """A rule lets the sender, or the third party it asks for, ask for this peer, write to it, or
+    look it up."""
     wanted = passage.message[sig.NAME if passage.kind == sig.RESOLVE else sig.TO]
-    decision = relay.rules.decide(passage.link.name, wanted, _RIGHTS[passage.kind])
+    asking = subject(passage.link.name, passage.message.get(sig.ON_BEHALF_OF, ""))
+    decision = relay.rules.decide(asking, wanted, _RIGHTS[passage.kind])
     if not decision.allowed:
         raise RemoteError("access-denied", decision.reason)
     return decision.reason
@@ -163,8 +165,9 @@ def new_session(relay: "Relay", passage: Passage) -> str:
     return "new"
 
 
-# An enum's value is a property, and this is asked for each record.
+# An enum's members and values cost a call, and these are asked for with each record.
 _STATES = {state: state.value for state in State}
+_OFFERED, _ESTABLISHED = State.OFFERED, State.ESTABLISHED
 
 
 def session(relay: "Relay", passage: Passage) -> str:
@@ -173,9 +176,9 @@ def session(relay: "Relay", passage: Passage) -> str:
     found = check_party(found, passage.link.name, passage.message[sig.TO])
     state = found.state
     if passage.kind == sig.ACCEPT:
-        if state is not State.OFFERED or found.responder != passage.link.name:
+        if state is not _OFFERED or found.responder != passage.link.name:
             raise RemoteError("unknown-session", "nothing to accept")
-    elif passage.kind == sig.MESSAGE and state is not State.ESTABLISHED:
+    elif passage.kind == sig.MESSAGE and state is not _ESTABLISHED:
         raise RemoteError("unknown-session", "not accepted yet")
     passage.session = found
     return _STATES[state]
@@ -282,7 +285,11 @@ def offer(relay: "Relay", passage: Passage) -> str:
     """Keep the new session, half open."""
     message = passage.message
     opened = relay.open_session(
-        message[sig.SESSION], passage.link.name, message[sig.TO], message[sig.PROFILE]
+        message[sig.SESSION],
+        passage.link.name,
+        message[sig.TO],
+        message[sig.PROFILE],
+        message.get(sig.ON_BEHALF_OF, ""),
     )
     relay.count(opened, len(passage.payload))
     return "offered"
@@ -338,17 +345,19 @@ def enter(relay: "Relay", passage: Passage) -> str:
     seconds = min(message.get(sig.EXPIRES, 0xFFFFFFFF), int(relay.settings.registration))
     instance, addresses = message[sig.INSTANCE], message[sig.ADDRESSES]
     relay.register(passage.link, instance, addresses, seconds, passage.key)
-    passage.out = wire.encode(
-        {
-            sig.TYPE: sig.REGISTERED,
-            sig.FROM: MANAGER,
-            sig.TO: passage.link.name,
-            sig.ID: message[sig.ID],
-            sig.EXPIRES: seconds,
-            sig.SEEN: passage.link.address,
-            sig.INSTANCE: relay.instance,
-        }
-    )
+    answer: dict[int, Any] = {
+        sig.TYPE: sig.REGISTERED,
+        sig.FROM: MANAGER,
+        sig.TO: passage.link.name,
+        sig.ID: message[sig.ID],
+        sig.EXPIRES: seconds,
+        sig.SEEN: passage.link.address,
+        sig.INSTANCE: relay.instance,
+    }
+    held = message.get(sig.ANCHORS)
+    if held is not None and not relay.anchors.state(passage.link.name, held):
+        answer[sig.ANCHORS] = relay.anchors.current  # there are others: it shall fetch them
+    passage.out = wire.encode(answer)
     passage.peer = passage.link
     return f"for {seconds} s"
 
@@ -383,12 +392,22 @@ def look_up(relay: "Relay", passage: Passage) -> str:
     return "online" if answer[sig.ONLINE] else "offline"
 
 
+def certify(relay: "Relay", passage: Passage) -> str:
+    """Have a certificate made. The answer comes when that is done: nothing here waits."""
+    if relay.certify is None:
+        raise RemoteError("unsupported", "no certificates here")
+    message = passage.message
+    relay.certify(passage.link, message[sig.ID], message[sig.REQUEST])
+    return "begun"
+
+
 Step = Callable[["Relay", Passage], str]
 
 # The whole way of each message that a device may send.
 PATHS: dict[int, tuple[Step, ...]] = {
     sig.REGISTER: (name, route, agreement, enter, deliver, catch_up),
     sig.RESOLVE: (name, registered, policy, known, look_up, deliver),
+    sig.CERTIFY: (name, registered, certify),
     sig.CONNECT: (
         name,
         registered,
@@ -420,3 +439,6 @@ PATHS: dict[int, tuple[Step, ...]] = {
     ),
     sig.DELIVERED: (name, registered, awaited, unchanged, report),
 }
+
+# What a call of user agents, whose way is a carrier's, is held to before it begins.
+ADMISSION: tuple[Step, ...] = (name, registered, route, policy, known, peer)

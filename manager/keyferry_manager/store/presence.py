@@ -54,6 +54,24 @@ class Presences:
             rows = found.mappings().all()
         return [AgreementKey(**row) for row in rows]
 
+    async def anchors(self) -> dict[str, str]:
+        """Which CA certificates each device holds, as it said last: by device, 16 digits."""
+        table = tables.anchors
+        async with self._reading.connect() as connection:
+            rows = (await connection.execute(select(table.c.device, table.c.digest))).all()
+        return {row.device: row.digest for row in rows}
+
+    async def state_anchors(self, stated: Mapping[str, bytes], at: float) -> None:
+        """Keep what devices said that they hold; only of devices that there are."""
+        async with self._writing.begin() as connection:
+            known = await _known(connection, stated)
+            rows = [
+                {"device": name, "digest": digest.hex(), "stated_at": at}
+                for name, digest in stated.items()
+                if name in known
+            ]
+            await _replace(connection, tables.anchors, ("device",), rows)
+
 
 async def write_links(connection: AsyncConnection, links: Mapping[str, LinkRow | None]) -> None:
     """Set links by identifier; None takes one away."""
@@ -71,11 +89,15 @@ async def write_keys(connection: AsyncConnection, keys: Iterable[AgreementKey]) 
     latest = {key.device: asdict(key) for key in keys}
     if not latest:
         return
-    names = tables.devices.c.name
-    query = select(names).where(names.in_(list(latest)))
-    known = set((await connection.execute(query)).scalars())
+    known = await _known(connection, latest)
     rows = [row for device, row in latest.items() if device in known]
     await _replace(connection, tables.agreement_keys, ("device",), rows)
+
+
+async def _known(connection: AsyncConnection, devices: Iterable[str]) -> set[str]:
+    names = tables.devices.c.name
+    query = select(names).where(names.in_(list(devices)))
+    return set((await connection.execute(query)).scalars())
 
 
 async def _replace(

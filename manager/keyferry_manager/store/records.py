@@ -201,6 +201,8 @@ class SessionRow:
     end_reason: str = ""
     messages: int = 0
     octets: int = 0
+    # the third party that the initiator, a gateway, acts for
+    on_behalf_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,15 @@ agreement_keys = Table(
     Column("registered_at", Double, nullable=False),
 )
 
+# Which CA certificates a device said over its link that it holds: keyferry_core.anchors.
+anchors = Table(
+    "anchors",
+    metadata,
+    Column("device", _Name, ForeignKey("devices.name"), primary_key=True),
+    Column("digest", String(16), nullable=False),
+    Column("stated_at", Double, nullable=False),
+)
+
 # Who may use the admin API over TCP, and for what.
 api_tokens = Table(
     "api_tokens",
@@ -212,6 +221,7 @@ sessions = Table(
     Column("end_reason", String(64), nullable=False),
     Column("messages", BigInteger, nullable=False),
     Column("octets", BigInteger, nullable=False),
+    Column("on_behalf_of", _Name, nullable=True),
 )
 
 # Append-only, and each entry holds the hash of the one before: chain.py. Triggers refuse changes.

@@ -1,8 +1,10 @@
 """A device for test_agents.py: does what JSON lines on its console say, and counts what it gets.
 
-{"do": "connect", "to": NAME}; {"do": "close"}; {"do": "send", "size": N, "count": N};
+{"do": "connect", "to": NAME, "profile": PROFILE, "via": WAY}; {"do": "close"};
+{"do": "send", "size": N, "count": N};
 {"do": "renew", "new_key": BOOL}; {"do": "memory"}; {"do": "listen"};
-{"do": "tell", "to": NAME, "size": N}
+{"do": "tell", "to": NAME, "size": N}; {"do": "hurry"}: what is due within seconds is due at once;
+{"do": "register"}: as the agent does when half of its registration's life is over
 """
 
 import asyncio
@@ -10,6 +12,7 @@ import gc
 import json
 import sys
 
+from keyferry_agent import agent as agent_module
 from keyferry_agent.agent import Agent
 from keyferry_agent.errors import SessionEnded
 from keyferry_core.errors import KeyferryError
@@ -55,7 +58,9 @@ class Upkeep:
     async def do(self, command):
         what = command["do"]
         if what == "connect":
-            self.take(await self.agent.connect(command["to"]), "connected")
+            profile, via = command.get("profile", ""), command.get("via", "relay")
+            found = await self.agent.connect(command["to"], profile=profile, via=via)
+            self.take(found, "connected")
         elif what == "close":
             await self.session.close()
         elif what == "send":
@@ -67,6 +72,10 @@ class Upkeep:
             self.tasks.append(asyncio.create_task(self.listen()))
         elif what == "renew":
             await self.agent.renew(command["new_key"])
+        elif what == "hurry":
+            agent_module.TICK = agent_module.FOLLOW_WITHIN = 1
+        elif what == "register":
+            await self.agent._register()
 
     async def run(self):
         self.tasks.append(asyncio.create_task(self.accept()))

@@ -5,17 +5,20 @@ where the answer and the audit trail need more words.
 """
 
 import hashlib
+import secrets
 from typing import Any
 
 from keyferry_core import signalling as sig
-from keyferry_core import sip_codec, sip_fields
-from keyferry_core.errors import DecodeError, RemoteError, name_of
+from keyferry_core import sip_codec, sip_fields, sip_parts
+from keyferry_core.errors import DecodeError
 from keyferry_core.names import MANAGER, check_name
 from keyferry_core.sip_codec import Message
 from keyferry_core.sip_fields import Address, SipError, Uri
 
-ALLOW = b"REGISTER, OPTIONS, MESSAGE"
-ACCEPT = b"text/plain, application/octet-stream"
+ALLOW = b"REGISTER, INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE"
+ACCEPT = b"text/plain, application/octet-stream, application/edhoc+cbor-seq, application/sdp"
+# Of a message without a session.
+PLAIN = (sip_parts.TEXT, sip_parts.DATA)
 SUPPORTED = b"outbound"
 # Seconds of the shortest registration (423 below it), and of one that names no time.
 MIN_EXPIRES = 60
@@ -75,31 +78,45 @@ def target(message: Message, realm: str) -> str:
 
 def route(message: Message) -> list[list[Any]] | None:
     """The one leg that a device may state in Hop-Security, None when it states none."""
-    if message.count(b"hop-security") > 1:
-        raise SipError(400, "hop-security: more than one leg")
-    value = message.first(b"hop-security")
-    if value is None:
-        return None
-    found = sip_fields.params(b";" + value)
-    known = {key: sip_fields.param(found, key) for key, _ in found}
-    address = known.get(b"addr") or b""
-    if len(address) < 3 or address[:1] != b'"' or known.get(b"leg") != b"1":
-        raise SipError(400, 'hop-security: expected addr="HOST:PORT";leg=1;transport=tls')
-    transport = sig.TRANSPORT_SIP_TLS if known.get(b"transport") == b"tls" else 0
-    if not transport:
-        raise SipError(400, "hop-security: another transport")
-    return [[address[1:-1].decode(), transport, known.get(b"auth") == b"mutual"]]
+    return sip_parts.legs_of(message, False)
 
 
-def hop_security(legs: list[list[Any]]) -> list[bytes]:
-    """A field's value for each leg that the relay has checked."""
-    values = []
-    for number, (address, transport, mutual, verified) in enumerate(legs, 1):
-        name = "tls" if transport == sig.TRANSPORT_SIP_TLS else "mqtts"
-        text = f'addr="{address}";leg={number};transport={name}'
-        text += f";auth={'mutual' if mutual else 'none'};verified={'yes' if verified else 'no'}"
-        values.append(text.encode())
-    return values
+def hop_security(legs: list[list[Any]]) -> list[tuple[bytes, bytes]]:
+    """A field for each leg that the relay has checked."""
+    return [
+        (sip_parts.HOP_SECURITY, sip_parts.leg_value(leg, number))
+        for number, leg in enumerate(legs, 1)
+    ]
+
+
+def is_session(message: Message) -> bool:
+    """Whether a request is of a session of the signalling, and not of a call of user agents."""
+    if message.method == b"INVITE":
+        kind = message.first(b"content-type")
+        return kind is not None and kind.lower().startswith(sip_parts.EDHOC)
+    return sip_parts.session_of(message.first(b"call-id") or b"") is not None
+
+
+def is_call(message: Message) -> bool:
+    """Whether a request of user agents is handed on, so that its Require is not for us."""
+    if message.method == b"INVITE":
+        return True
+    to = message.first(b"to") or b""
+    return message.method != b"REGISTER" and b"tag=" in to
+
+
+_KNOWN = {
+    name: name.decode()
+    for name in (
+        b"REGISTER OPTIONS MESSAGE INVITE ACK CANCEL BYE UPDATE SUBSCRIBE NOTIFY PUBLISH INFO "
+        b"PRACK REFER"
+    ).split()
+}
+
+
+def method_name(method: bytes) -> str:
+    """A method for the metrics: what a stranger may invent is one of them."""
+    return _KNOWN.get(method, "other")
 
 
 class Binding:
@@ -154,9 +171,11 @@ class Binding:
         return found
 
     def addresses(self) -> list[str]:
-        """``HOST:PORT`` of each contact."""
+        """``HOST:PORT`` of each contact that can be reached directly."""
         found = []
         for contact in self.contacts:
+            if contact.uri.host.endswith(b".invalid"):
+                continue  # RFC 2606: of a device that has no address
             text = f"{contact.uri.host.decode()}:{contact.uri.port or SIPS_PORT}"
             if len(text) > 64:
                 raise SipError(400, "contact: an address of more than 64 characters")
@@ -181,6 +200,21 @@ def register(message: Message, binding: Binding, name: str, number: int) -> dict
     stated = route(message)
     if stated is not None:
         found[sig.ROUTE] = stated
+    keys = ((sip_parts.ENDORSED, sig.PUBLIC_KEY),)
+    sip_parts.fill(found, sip_parts.parts_of(message), keys)
+    return found
+
+
+def certify(message: Message, name: str, number: int) -> dict[int, Any]:
+    """REGISTER without Contact and with a PKCS#10 request."""
+    found: dict[int, Any] = {
+        sig.TYPE: sig.CERTIFY,
+        sig.FROM: name,
+        sig.TO: MANAGER,
+        sig.ID: number,
+    }
+    keys = ((sip_parts.REQUEST, sig.REQUEST),)
+    sip_parts.fill(found, sip_parts.parts_of(message), keys)
     return found
 
 
@@ -200,7 +234,7 @@ def send(message: Message, peer: str, name: str, number: int) -> dict[int, Any]:
     kind = message.first(b"content-type")
     if message.body and kind is None:
         raise SipError(400, "a body without Content-Type")
-    if kind is not None and sip_fields.media_type(kind) not in ACCEPT.split(b", "):
+    if kind is not None and sip_fields.media_type(kind) not in PLAIN:
         raise SipError(415, "a body of another type")
     if message.count(b"content-encoding"):
         raise SipError(415, "an encoded body")
@@ -219,42 +253,39 @@ def send(message: Message, peer: str, name: str, number: int) -> dict[int, Any]:
     return found
 
 
-def message_to(
-    payload: dict[int, Any], name: str, realm: str, contact: bytes, branch: bytes
-) -> Message:
-    """The MESSAGE for a device that a plain message of the relay becomes."""
+def message_to(payload: dict[int, Any], name: str, realm: str, contact: bytes) -> Message:
+    """The MESSAGE for a device that a plain message of the relay becomes, without Via."""
     sender = f"<sip:{payload[sig.FROM]}@{realm}>".encode()
     data = payload[sig.DATA]
-    try:
-        data.decode()
-        kind = b"text/plain;charset=utf-8"
-    except UnicodeDecodeError:
-        kind = b"application/octet-stream"
+    mark = secrets.token_hex(8).encode()
     fields = [
-        (b"Via", b"SIP/2.0/TLS " + realm.encode() + b";branch=" + branch),
         (b"Max-Forwards", b"70"),
-        (b"From", sender + b";tag=" + branch[-8:]),
+        (b"From", sender + b";tag=" + mark),
         (b"To", f"<sip:{name}@{realm}>".encode()),
-        (b"Call-ID", branch[7:] + b"@" + realm.encode()),
+        (b"Call-ID", mark + b"@" + realm.encode()),
         (b"CSeq", b"1 MESSAGE"),
         (b"P-Asserted-Identity", sender),
-        (b"Content-Type", kind),
+        *hop_security(payload[sig.ROUTE]),
     ]
-    fields += [(b"Hop-Security", value) for value in hop_security(payload[sig.ROUTE])]
+    if data:
+        try:
+            data.decode()
+            kind = b"text/plain;charset=utf-8"
+        except UnicodeDecodeError:
+            kind = sip_parts.DATA
+        fields.append((b"Content-Type", kind))
     return sip_codec.request(b"MESSAGE", contact, fields, data)
 
 
-# What a device's refusal of a message is to the relay. Anything else is declined.
-_NAMES = {408: "timeout", 413: "too-large", 513: "too-large", 503: "too-many"}
-_NAMES.update(dict.fromkeys((405, 406, 415, 416, 420, 488, 501, 505), "unsupported"))
-
-
-def error_name(status: int) -> str:
-    """The relay's error for a final status of a device, from 300 on."""
-    return _NAMES.get(status, "declined")
-
-
-def error_of(payload: dict[int, Any]) -> RemoteError | None:
-    """The error that an answer of the relay carries, None when it is good."""
-    code = payload.get(sig.ERROR_CODE)
-    return None if code is None else RemoteError(name_of(code))
+def notice(code: int, text: str, name: str, realm: str, contact: bytes) -> Message:
+    """The MESSAGE for an error that answers no request, without Via."""
+    mark = secrets.token_hex(8).encode()
+    fields = [
+        (b"Max-Forwards", b"70"),
+        (b"From", f"<sip:{realm}>;tag=".encode() + mark),
+        (b"To", f"<sip:{name}@{realm}>".encode()),
+        (b"Call-ID", mark + b"@" + realm.encode()),
+        (b"CSeq", b"1 MESSAGE"),
+        (b"Reason", sip_parts.reason(code, text)),
+    ]
+    return sip_codec.request(b"MESSAGE", contact, fields)

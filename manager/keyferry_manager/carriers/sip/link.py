@@ -1,81 +1,62 @@
-"""One TLS connection that speaks SIP: framing, identity, answers, time.
+"""One TLS connection that speaks SIP: framing, identity, transactions, time.
 
-The relay behind it is MQTT's: a request becomes a message of the signalling (``dialect``), and the
-relay's answer, which carries the same number, becomes the response. So names, rules, routes,
-limits and the audit trail are the same, and devices of both carriers reach each other.
+The relay behind it is MQTT's: what a device asks for becomes a message of the signalling, and the
+relay's answer becomes the response. So names, rules, routes, limits and the audit trail are the
+same, and devices of both carriers reach each other. Which message becomes what is ``registrar``'s,
+``sessions``' and ``calls``' to know.
 """
 
 import asyncio
 import logging
 import secrets
 import time
-from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from keyferry_core import signalling as sig
-from keyferry_core import sip_check, sip_codec
-from keyferry_core.errors import RemoteError, code_of
+from keyferry_core import sip_check, sip_codec, sip_parts
+from keyferry_core.errors import KeyferryError, RemoteError, code_of
 from keyferry_core.names import MANAGER
 from keyferry_core.sip_codec import Message
-from keyferry_core.sip_fields import SipError, split
-from keyferry_manager.carriers.mqtt import Host
-from keyferry_manager.carriers.sip import dialect
+from keyferry_core.sip_fields import SipError, Uri
+from keyferry_manager.carriers.sip import answers, dialect
+from keyferry_manager.carriers.sip.answers import Fields
+from keyferry_manager.carriers.sip.registrar import Registrar
+from keyferry_manager.carriers.sip.sessions import Sessions
 from keyferry_manager.carriers.tls import ChannelPeer
 from keyferry_manager.identity import IdentityRefused
 from keyferry_manager.logs import log
 from keyferry_manager.relay import wire
 
+if TYPE_CHECKING:
+    from keyferry_manager.carriers.sip.endpoint import SipEndpoint
+
 _LOG = logging.getLogger("keyferry.sip")
 _PER_TURN = 32
-_NO_ANSWER = (b"ACK",)
+_IN_SESSION = (sig.CONNECT, sig.ACCEPT, sig.REJECT, sig.MESSAGE, sig.END)
+_OTHERS = (b"UPDATE", b"SUBSCRIBE", b"NOTIFY", b"PUBLISH", b"INFO", b"PRACK", b"REFER")
+
+# Gets each response to a request of ours, or 408 when none came, 430 when the connection ended.
+Answered = Callable[[Message | int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class SipSettings:
-    """Bounds. Times in seconds, sizes in bytes."""
+class _Sent:
+    """A request of ours that has no final response."""
 
-    requests_per_second: int = 2000
-    # From a message's first byte to its last, and from the handshake to the first message.
-    message_timeout: float = 32.0
-    # Timer F (section 17.1.2.2): what a device did not answer by then, it will not.
-    transaction: float = 32.0
-    # Flow-Timer (RFC 5626, section 4.4.1). A registered flow that is silent for longer is dead.
-    flow_timer: int = 120
-    flow_grace: float = 30.0
-    open_requests: int = 64
-    waiting_per_certificate: int = 8
-    max_body: int = 16 * 1024
+    __slots__ = ("answered", "request", "until")
 
-
-class SipEndpoint:
-    """Makes the protocols for a TlsListener, and holds what its links have in common."""
-
-    def __init__(self, host: Host, realm: str, settings: SipSettings | None = None) -> None:
-        self.host = host
-        self.realm = realm
-        self.settings = settings or SipSettings()
-        self.waiting: Counter[bytes] = Counter()
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def __call__(self, peer: ChannelPeer) -> asyncio.Protocol:
-        """The protocol for one verified connection."""
-        return SipLink(self, peer)
-
-    async def stop(self) -> None:
-        """Give up identifications under way."""
-        for task in list(self.tasks):
-            task.cancel()
-        if self.tasks:
-            await asyncio.wait(self.tasks)
+    def __init__(self, request: Message, answered: Answered, until: float) -> None:
+        self.request = request
+        self.answered = answered
+        self.until = until
 
 
 class SipLink(asyncio.Protocol):
     """One connection: first whoever connected, then the link of a device."""
 
-    def __init__(self, endpoint: SipEndpoint, peer: ChannelPeer) -> None:
-        self._endpoint = endpoint
-        self._host = endpoint.host
+    def __init__(self, endpoint: "SipEndpoint", peer: ChannelPeer) -> None:
+        self.endpoint = endpoint
+        self.host = endpoint.host
         self._realm = endpoint.realm
         self._settings = endpoint.settings
         self._peer = peer
@@ -94,18 +75,26 @@ class SipLink(asyncio.Protocol):
         self._bucket_at = self._heard_at
         self._certificate_ends = 0.0
         self._number = 0
+        # What is written at the end of this turn of the loop.
+        self._out: list[bytes] = []
         # Requests of the device that the relay has not answered, by number.
         self._open: dict[int, Message] = {}
-        # Our requests that the device has not answered: branch to sender, its number, when.
-        self._sent: dict[bytes, tuple[str, int, float]] = {}
-        self._registered_until = 0.0
-        self._register: tuple[bytes, int] = (b"", -1)  # Call-ID and CSeq of the last one
-        self._asked: dialect.Binding | None = None
-        self._binding: dialect.Binding | None = None
+        # INVITEs of the device that have no final response, by branch: how to cancel each.
+        self._invited: dict[bytes, Callable[[Message], None]] = {}
+        # Ours, by method and branch.
+        self._sent: dict[tuple[bytes, bytes], _Sent] = {}
+        # The session of the message that the relay has right now, and what it says against it.
+        self._relaying: bytes | None = None
+        self._against: tuple[int, str] | None = None
+        self._registrar = Registrar(self)
+        self._sessions: Sessions | None = None
         self.name = ""
         self.address = peer.address
         self.transport = sig.TRANSPORT_SIP_TLS
         self.certificate_der = peer.certificate_der or b""
+        # What Record-Route says of us on this side.
+        self.own_route = b""
+        self._here = b""
 
     # the transport's protocol
 
@@ -113,10 +102,13 @@ class SipLink(asyncio.Protocol):
         """Look up who it is; nothing is read before that is known."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        waiting = self._endpoint.waiting
+        host, port = transport.get_extra_info("sockname")[:2]
+        self._here = (f"[{host}]" if ":" in host else host).encode()
+        self.own_route = b"<sip:" + self._here + f":{port};transport=tls;lr>".encode()
+        waiting = self.endpoint.waiting
         if waiting[self.certificate_der] >= self._settings.waiting_per_certificate:
             self._ended = True
-            self._refused("too-many", "connections of one certificate that wait")
+            self.refused("too-many", "connections of one certificate that wait")
             transport.abort()
             return
         waiting[self.certificate_der] += 1
@@ -124,15 +116,15 @@ class SipLink(asyncio.Protocol):
         transport.pause_reading()
         task = self._loop.create_task(self._identify(), name="sip-identify")
         self._task = task
-        self._endpoint.tasks.add(task)
-        task.add_done_callback(self._endpoint.tasks.discard)
+        self.endpoint.tasks.add(task)
+        task.add_done_callback(self.endpoint.tasks.discard)
 
     async def _identify(self) -> None:
         try:
-            identity = await self._host.identify(self._peer)
+            identity = await self.host.identify(self._peer)
         except IdentityRefused as refusal:
             self.name = refusal.name
-            self._refused(refusal.reason, refusal.detail)
+            self.refused(refusal.reason, refusal.detail)
             self._close(refusal.reason)
             return
         if self._ended:
@@ -142,11 +134,12 @@ class SipLink(asyncio.Protocol):
         # A certificate opens the link, so the link ends with it.
         self._certificate_ends = now + identity.expires_at - time.time()
         try:
-            self._host.link_up(self)
+            self.host.link_up(self)
         except RemoteError as error:
-            self._refused(error.name, error.detail)
+            self.refused(error.name, error.detail)
             self._close(error.name)
             return
+        self._sessions = Sessions(self, self.endpoint.dialogs(self.name))
         self._online = True
         self._count_out()
         self._heard_at = self._begun_at = now
@@ -196,11 +189,13 @@ class SipLink(asyncio.Protocol):
         kind = message[sig.TYPE]
         if kind == sig.SEND:
             return self._send_message(message)
-        if kind == sig.CONNECT:
-            # The relay opens the session behind this call, and only then it can be refused.
-            self._loop.call_soon(self._reject, message)
-            return True
+        if kind in _IN_SESSION:
+            assert self._sessions is not None
+            return self._sessions.send(message)
         number = message.get(sig.ID)
+        if kind == sig.ERROR and number is None:
+            self._told(message)
+            return True
         asked = None if number is None else self._open.pop(number, None)
         if asked is not None:
             self._answer(asked, message)
@@ -208,11 +203,21 @@ class SipLink(asyncio.Protocol):
 
     def close(self) -> None:
         """Send what can be sent, and end the link."""
+        self._flush()
         self._leave()
         if self._transport is not None:
             self._transport.close()
 
-    # requests
+    @property
+    def unsent(self) -> int:
+        """Requests to the device that it has not answered."""
+        return len(self._sent)
+
+    def adopt(self) -> None:
+        """The endpoint's settings have changed."""
+        self._settings = self.endpoint.settings
+
+    # what the device sends
 
     def _handle_messages(self) -> None:
         turn = _PER_TURN
@@ -257,217 +262,318 @@ class SipLink(asyncio.Protocol):
 
     def _broken(self, error: SipError) -> None:
         """What follows cannot be framed: answer what can be answered, and close."""
-        self._refused("sip-malformed", error.detail)
+        self.refused("sip-malformed", error.detail)
         message = error.message
         if message is not None and not message.status:
-            self._respond(message, error.sip_status)
+            self.respond(message, error.sip_status)
         self._close("sip-malformed")
 
     def _handle(self, message: Message) -> None:
+        method = message.method
         try:
-            sip_check.check(message, (b"outbound",))
+            session = dialect.is_session(message)
+            sip_check.check(message, (b"outbound",), not session and dialect.is_call(message))
             if message.status:
                 self._on_response(message)
                 return
-            if message.method in _NO_ANSWER:
-                return
+            self.endpoint.measures.sip_requests[dialect.method_name(method)] += 1
             dialect.check_sender(message, self.name, self._realm)
-            self._on_request(message)
+            self._on_request(message, session)
         except dialect.Refused as refusal:
-            self._refused(refusal.event, refusal.detail)
-            self._respond(message, refusal.status, warning=refusal.warning)
+            self.refused(refusal.event, refusal.detail)
+            if method != b"ACK":
+                said = sip_parts.warning(self._realm, code_of(refusal.event), refusal.warning)
+                self.respond(message, refusal.status, [(b"Warning", said)])
         except SipError as error:
-            if message.status or message.method in _NO_ANSWER:
+            if message.status or method == b"ACK":
                 log(_LOG, logging.DEBUG, "dropped", address=self.address, detail=error.detail)
                 return
             if error.sip_status == 400:
-                self._refused("malformed", error.detail)
-            self._respond(message, error.sip_status, _extra(error))
+                self.refused("malformed", error.detail)
+            self.respond(message, error.sip_status, answers.extra(error))
+        except RemoteError as error:
+            if method != b"ACK":
+                self.fail(message, error)
 
-    def _on_request(self, message: Message) -> None:
+    def _on_request(self, message: Message, session: bool) -> None:
         method = message.method
+        if method == b"CANCEL":
+            cancel = self._invited.get(message.top_via().get(b"branch") or b"")
+            if cancel is None:
+                raise SipError(481, "no INVITE that waits")
+            cancel(message)
+            return
+        if method != b"REGISTER" and message.to().get(b"tag") is not None:
+            self._within(message, session)
+            return
         wanted = dialect.target(message, self._realm)
-        if method in (b"CANCEL", b"BYE"):
-            raise SipError(481, "no such transaction or dialog")
         if method == b"REGISTER":
-            self._on_register(message)
+            self._registrar.register(message)
         elif method == b"OPTIONS":
             if wanted:
-                self._ask(message, dialect.resolve(wanted, self.name, self._next()))
+                self.put(message, dialect.resolve(wanted, self.name, self.next_number()))
             else:
-                self._respond(message, 200, _capabilities())
+                self.respond(message, 200, answers.capabilities())
         elif method == b"MESSAGE":
             if not wanted:
                 raise SipError(404, "the manager reads no messages")
-            self._ask(message, dialect.send(message, wanted, self.name, self._next()))
-        elif method in (b"INVITE", b"UPDATE", b"SUBSCRIBE", b"NOTIFY", b"PUBLISH", b"INFO"):
-            raise SipError(405, "this method is not offered here")
+            self.put(message, dialect.send(message, wanted, self.name, self.next_number()))
+        elif method == b"INVITE":
+            self._invite(message, session, wanted)
+        elif method in (b"BYE", b"ACK"):
+            raise SipError(481, "no such dialog")
+        elif method in _OTHERS:
+            raise SipError(405, "only within a call")
         else:
             raise SipError(501, "an unknown method")
 
-    def _on_register(self, message: Message) -> None:
-        binding = dialect.Binding(message)
-        call_id, number = message.one(b"call-id"), message.cseq()[0]
-        if call_id == self._register[0] and number <= self._register[1]:
-            raise SipError(500, "CSeq is not higher than before")  # section 10.3, step 7
-        self._register = (call_id, number)
-        if binding.seconds is None:
-            self._respond(message, 200, self._bindings())
-        elif binding.seconds:
-            self._asked = binding
-            self._ask(message, dialect.register(message, binding, self.name, self._next()))
+    def _invite(self, message: Message, session: bool, wanted: str) -> None:
+        if not wanted:
+            raise SipError(404, "the manager takes no calls")
+        branch = message.top_via().get(b"branch") or b""
+        if branch in self._invited:
+            return  # sent again
+        if len(self._invited) >= self._settings.open_requests:
+            raise SipError(503, "too many INVITEs without an answer")
+        if session:
+            assert self._sessions is not None
+            found = sip_parts.session_of(message.one(b"call-id"))
+            self._sessions.invite(message, found, wanted)
         else:
-            # It takes leave. The link stays, as a new one that has not registered.
-            self._binding = None
-            self._host.link_down(self, True, "unregistered")
-            self._respond(message, 200)
-            try:
-                self._host.link_up(self)
-            except RemoteError as error:  # somebody else took the room
-                self._online = False
-                self._refused(error.name, error.detail)
-                self._close(error.name)
+            self.endpoint.calls.invite(self, message, wanted)
 
-    def _ask(self, asked: Message, request: dict[int, Any]) -> None:
-        """Give the relay a message. Its answer comes to ``send``, mostly within this call."""
-        if len(self._open) >= self._settings.open_requests:
-            raise SipError(503, "too many requests without an answer")
-        self._open[request[sig.ID]] = asked
-        self._host.receive(self, wire.encode(request))
+    def _within(self, message: Message, session: bool) -> None:
+        """A request within a dialog."""
+        if not session:
+            self.endpoint.calls.within(self, message)
+            return
+        assert self._sessions is not None
+        found = sip_parts.session_of(message.one(b"call-id")) or b""
+        if message.method == b"ACK":
+            self._sessions.ack(message, found)
+        elif message.method == b"MESSAGE":
+            self._sessions.message(message, found)
+        elif message.method == b"BYE":
+            self._sessions.bye(message, found)
+        else:
+            raise SipError(405, "not in a session")
 
-    def _next(self) -> int:
+    # the relay
+
+    def next_number(self) -> int:
+        """A number for a message that the relay answers by it."""
         self._number = (self._number + 1) & 0xFFFFFFFF
         return self._number
 
-    # answers
+    def put(self, asked: Message, request: dict[int, Any]) -> None:
+        """Give the relay a message with a number. Its answer, mostly within this call, answers
+        ``asked``."""
+        if len(self._open) >= self._settings.open_requests:
+            raise SipError(503, "too many requests without an answer")
+        self._open[request[sig.ID]] = asked
+        self.host.receive(self, wire.encode(request))
+
+    def relay(self, message: dict[int, Any]) -> tuple[int, str] | None:
+        """Give the relay a message of a session: what it says against it, None when it is taken."""
+        before = self._relaying, self._against
+        self._relaying, self._against = message[sig.SESSION], None
+        self.host.receive(self, wire.encode(message))
+        found = self._against
+        self._relaying, self._against = before
+        return found
+
+    def _told(self, message: dict[int, Any]) -> None:
+        """An error without a number: of the session that is being relayed, or of no request."""
+        said = message[sig.ERROR_CODE], message.get(sig.TEXT, "")
+        session = message.get(sig.SESSION)
+        if session is None:
+            if self._registrar.binding is not None:
+                self.ask(
+                    dialect.notice(*said, self.name, self._realm, self.contact), lambda answer: None
+                )
+        elif session == self._relaying:
+            self._against = said
+
+    def come_again(self) -> None:
+        """Be a new link that has not registered."""
+        try:
+            self.host.link_up(self)
+        except RemoteError as error:  # somebody else took the room
+            self._online = False
+            self.refused(error.name, error.detail)
+            self._close(error.name)
 
     def _answer(self, asked: Message, message: dict[int, Any]) -> None:
         """The relay's answer to a request of the device."""
-        error = dialect.error_of(message)
-        if error is not None:
-            extra = [(b"Retry-After", b"1")] if error.sip_status == 503 else []
-            self._respond(asked, error.sip_status, extra, error.text)
-        elif message[sig.TYPE] == sig.REGISTERED:
-            self._registered(asked, message)
-        elif message[sig.TYPE] == sig.RESOLVED:
-            self._resolved(asked, message)
+        kind = message[sig.TYPE]
+        code = message.get(sig.ERROR_CODE)
+        if code is not None:
+            self._respond_error(asked, code, message.get(sig.TEXT, ""), message[sig.FROM])
+        elif kind == sig.REGISTERED:
+            self._registrar.registered(asked, message)
+        elif kind == sig.RESOLVED:
+            self._registrar.resolved(asked, message)
+        elif kind == sig.CERTIFIED:
+            self._registrar.certified(asked, message)
         else:
-            self._respond(asked, 200)
+            self.respond(asked, 200)
 
-    def _registered(self, asked: Message, message: dict[int, Any]) -> None:
-        binding = self._binding = self._asked
-        assert binding is not None
-        self._registered_until = self._loop.time() + message[sig.EXPIRES]
-        extra = self._bindings()
-        if binding.outbound:
-            timer = str(self._settings.flow_timer).encode()
-            extra += [(b"Require", b"outbound"), (b"Flow-Timer", timer)]
-        self._respond(asked, 200, extra)
+    # responses
 
-    def _bindings(self) -> list[tuple[bytes, bytes]]:
-        left = int(self._registered_until - self._loop.time() + 0.5)
-        if self._binding is None or left <= 0:
-            return []
-        return [(b"Contact", value) for value in self._binding.fields(left)]
+    def fail(self, asked: Message, error: KeyferryError) -> None:
+        """Answer a request with an error of the table."""
+        self._respond_error(asked, error.code, error.text, MANAGER)
 
-    def _resolved(self, asked: Message, message: dict[int, Any]) -> None:
-        wanted = message[sig.NAME]
-        if not message[sig.ONLINE]:
-            self._respond(asked, 480, warning="the device is known but has no link")
-            return
-        extra = []
-        for address in message[sig.ADDRESSES]:
-            extra.append((b"Contact", f"<sip:{wanted}@{address};transport=tls>".encode()))
-        body = b""
-        accept = asked.first(b"accept")
-        certificate = b"application/pkix-cert"
-        if accept is not None and certificate in accept.lower():
-            body = message[sig.CREDENTIAL]
-            extra.append((b"Content-Type", certificate))
-        self._respond(asked, 200, extra, body=body)
+    def _respond_error(self, asked: Message, code: int, text: str, who: str) -> None:
+        status = sip_parts.status_of(code)
+        fields = [(b"Warning", sip_parts.warning(self._realm, code, text))]
+        if who != MANAGER:
+            fields.append((b"P-Asserted-Identity", f"<sip:{who}@{self._realm}>".encode()))
+        if status == 503:
+            fields.append((b"Retry-After", b"1"))
+        self.respond(asked, status, fields)
 
-    def _respond(
+    def respond(
         self,
         asked: Message,
         status: int,
-        extra: list[tuple[bytes, bytes]] | None = None,
-        warning: str = "",
+        extra: Fields | None = None,
         body: bytes = b"",
+        tag: bytes = b"",
     ) -> None:
+        """Answer a request of this device."""
         if not asked.count(b"via"):
             return  # nobody would know it as an answer
-        answer = sip_codec.response(asked, status, secrets.token_hex(8).encode(), body=body)
-        for index, (name, written, value) in enumerate(answer.fields):
-            if name == b"via":
-                answer.fields[index] = (name, written, self._with_received(value))
-                break
-        for name, value in extra or []:
+        if status >= 200:
+            self._settled(asked, status)
+            tag = tag or secrets.token_hex(8).encode()
+        answer = answers.answer(asked, status, self.address, tag, body)
+        for name, value in extra or ():
             answer.add(name, value)
-        if warning:
-            text = warning.replace("\\", "/").replace('"', "'")
-            answer.add(b"Warning", f'399 {self._realm} "{text}"'.encode())
         self._write(sip_codec.encode(answer))
 
-    def _with_received(self, via: bytes) -> bytes:
-        """The top Via with the address seen, and the port where it is asked for (RFC 3581)."""
-        try:
-            first, *rest = split(via, b",")
-            parts = split(first, b";")
-        except SipError:
-            return via
-        host, _, port = self.address.rpartition(":")
-        kept = [part for part in parts if part.split(b"=")[0].strip().lower() != b"received"]
-        out = []
-        for part in kept:
-            bare = part.lower() == b"rport"
-            out.append(b"rport=" + port.encode() if bare else part)
-        out.append(b"received=" + host.strip("[]").encode())
-        return b", ".join([b";".join(out), *rest])
+    def hand_back(self, asked: Message, answer: Message) -> None:
+        """Hand on a peer's response to a request of this device."""
+        if answer.status >= 200:
+            self._settled(asked, answer.status)
+        self._write(sip_codec.encode(answer))
 
-    # towards the device
+    def begun(self, invite: Message, cancel: Callable[[Message], None]) -> None:
+        """An INVITE waits for its final response, and can be cancelled."""
+        self._invited[invite.top_via().get(b"branch") or b""] = cancel
+
+    def received(self, via: bytes) -> bytes:
+        """A Via of the device with the address that was seen."""
+        return answers.with_received(via, self.address)
+
+    def _settled(self, asked: Message, status: int) -> None:
+        self.endpoint.measures.sip_responses[str(status)] += 1
+        if asked.method == b"INVITE" and self._invited:
+            try:
+                self._invited.pop(asked.top_via().get(b"branch") or b"", None)
+            except SipError:
+                pass
+
+    # requests to the device
+
+    @property
+    def now(self) -> float:
+        """The loop's clock."""
+        return self._loop.time()
+
+    @property
+    def contact(self) -> bytes:
+        """The Request-URI for the device: what it registered."""
+        return self._registrar.contact or f"sip:{self.name}@{self._realm}".encode()
+
+    def has_room(self) -> bool:
+        """Whether the device can be given one more request."""
+        return (
+            self._online
+            and not self._ended
+            and not self._paused
+            and len(self._sent) < self._settings.open_requests
+        )
+
+    def is_here(self, uri: Uri) -> bool:
+        """Whether a URI names the manager itself."""
+        return uri.host == self._here or uri.host in self.endpoint.hosts
+
+    @staticmethod
+    def boundary() -> bytes:
+        """A new boundary for the parts of a body."""
+        return secrets.token_hex(12).encode()
+
+    def ask(self, request: Message, answered: Answered, branch: bytes = b"") -> bytes:
+        """Send a request that will be answered. The branch that it got."""
+        branch = branch or b"z9hG4bK" + secrets.token_hex(12).encode()
+        until = self._loop.time() + self._settings.transaction
+        self._sent[request.method, branch] = _Sent(request, answered, until)
+        self._write_request(request, branch)
+        return branch
+
+    def tell(self, request: Message) -> None:
+        """Send an ACK, which nobody answers."""
+        self._write_request(request, b"z9hG4bK" + secrets.token_hex(12).encode())
+
+    def _write_request(self, request: Message, branch: bytes) -> None:
+        via = b"SIP/2.0/TLS " + self._realm.encode() + b";branch=" + branch
+        request.fields.insert(0, (b"via", b"Via", via))
+        self._write(sip_codec.encode(request))
 
     def _send_message(self, message: dict[int, Any]) -> bool:
-        if self._paused or len(self._sent) >= self._settings.open_requests:
+        if not self.has_room():
             return False
-        branch = b"z9hG4bK" + secrets.token_hex(12).encode()
-        contact = f"sip:{self.name}@{self._realm}".encode()
-        if self._binding is not None and self._binding.contacts:
-            contact = self._binding.contacts[0].raw.split(b"?")[0]
-        request = dialect.message_to(message, self.name, self._realm, contact, branch)
-        self._sent[branch] = (message[sig.FROM], message[sig.ID], self._loop.time())
-        self._write(sip_codec.encode(request))
+        request = dialect.message_to(message, self.name, self._realm, self.contact)
+        sender, number = message[sig.FROM], message[sig.ID]
+
+        def answered(answer: Message | int) -> None:
+            if isinstance(answer, int):
+                return  # the relay has told the sender before this
+            report: dict[int, Any] = {
+                sig.TYPE: sig.DELIVERED,
+                sig.FROM: self.name,
+                sig.TO: sender,
+                sig.ID: number,
+            }
+            if answer.status >= 300:
+                report[sig.ERROR_CODE] = sip_parts.error_of(answer)[0]
+            self.host.receive(self, wire.encode(report))
+
+        self.ask(request, answered)
         return True
 
     def _on_response(self, message: Message) -> None:
         """The device answers one of our requests; what answers none is dropped."""
-        branch = message.top_via().get(b"branch") or b""
-        if message.status < 200 or message.cseq()[1] != b"MESSAGE":
-            return
-        sent = self._sent.pop(branch, None)
+        key = message.cseq()[1], message.top_via().get(b"branch") or b""
+        sent = self._sent.get(key)
         if sent is None:
             return
-        report: dict[int, Any] = {
-            sig.TYPE: sig.DELIVERED,
-            sig.FROM: self.name,
-            sig.TO: sent[0],
-            sig.ID: sent[1],
-        }
-        if message.status >= 300:
-            report[sig.ERROR_CODE] = code_of(dialect.error_name(message.status))
-        self._host.receive(self, wire.encode(report))
-
-    def _reject(self, offered: dict[int, Any]) -> None:
-        """Sessions are not offered on this carrier: say so at once, for the peer waits."""
-        if not self._online or self._ended or offered[sig.FROM] == MANAGER:
+        if message.status < 200:
+            if key[0] == b"INVITE":
+                sent.until = self._loop.time() + self._settings.ringing
+                sent.answered(message)
             return
-        answer = {
-            sig.TYPE: sig.REJECT,
-            sig.FROM: self.name,
-            sig.TO: offered[sig.FROM],
-            sig.SESSION: offered[sig.SESSION],
-            sig.ERROR_CODE: code_of("unsupported"),
-        }
-        self._host.receive(self, wire.encode(answer))
+        del self._sent[key]
+        if key[0] == b"INVITE" and message.status >= 300:
+            self._acknowledge(sent.request, message)
+        sent.answered(message)
+
+    def _acknowledge(self, invite: Message, answer: Message) -> None:
+        """ACK for a final response that is no 2xx: of this hop, in the same transaction."""
+        ack = Message(b"ACK", invite.uri)
+        for field in invite.fields:
+            name = field[0]
+            if name == b"to":
+                ack.fields.append((name, field[1], answer.one(b"to")))
+            elif name == b"cseq":
+                number = field[2].split()[0]
+                ack.fields.append((name, field[1], number + b" ACK"))
+            elif name in (b"from", b"call-id", b"max-forwards") or (
+                name == b"via" and not ack.fields
+            ):
+                ack.fields.append(field)
+        self._write(sip_codec.encode(ack))
 
     # time and end
 
@@ -476,36 +582,50 @@ class SipLink(asyncio.Protocol):
         self._timer = None
         now = self._loop.time()
         settings = self._settings
-        for branch, (_, _, since) in list(self._sent.items()):
-            if now - since > settings.transaction:
-                del self._sent[branch]  # the relay has told the sender before this
+        for key, sent in list(self._sent.items()):
+            if now > sent.until and self._sent.pop(key, None) is not None:
+                sent.answered(408)
+        self.endpoint.tick(now)
+        binding = self._registrar.binding
         reason = ""
         if now >= self._certificate_ends:
             reason = "certificate-expired"
         elif self._reader.waiting and now - self._begun_at > settings.message_timeout:
             reason = "message-timeout"
         elif (
-            self._binding is not None
-            and self._binding.outbound
+            binding is not None
+            and binding.outbound
             and now - self._heard_at > settings.flow_timer + settings.flow_grace
         ):
             reason = "flow-timeout"
-        elif now > max(self._heard_at, self._registered_until) + settings.message_timeout:
+        elif now > max(self._heard_at, self._registrar.until) + settings.message_timeout:
             reason = "not-registered"
         if reason:
-            self._refused(reason, "the connection is closed")
+            self.refused(reason, "the connection is closed")
             self._close(reason)
             return
-        self._timer = self._loop.call_later(1.0, self._check_times)
+        if not self._ended:
+            self._timer = self._loop.call_later(1.0, self._check_times)
 
     def _write(self, data: bytes) -> None:
-        if self._transport is not None and not self._ended:
-            self._transport.write(data)
+        """All that one turn of the loop has for this device goes out at once."""
+        if self._ended:
+            return
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(data)
 
-    def _refused(self, event: str, detail: str) -> None:
-        self._host.refused(event, self.name, self.address, detail)
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if out and self._transport is not None:
+            self._transport.write(b"".join(out))
+
+    def refused(self, event: str, detail: str) -> None:
+        """Write down something that the device must not do."""
+        self.host.refused(event, self.name, self.address, detail)
 
     def _close(self, reason: str) -> None:
+        self._flush()
         self._end(reason)
         if self._transport is not None:
             self._transport.close()
@@ -514,7 +634,7 @@ class SipLink(asyncio.Protocol):
         online = self._online
         self._leave()
         if online:
-            self._host.link_down(self, False, reason)
+            self.host.link_down(self, False, reason)
 
     def _leave(self) -> None:
         self._online = False
@@ -525,36 +645,17 @@ class SipLink(asyncio.Protocol):
                 timer.cancel()
         self._timer = None
         self._open.clear()
-        self._sent.clear()
+        self._invited.clear()
+        self._out.clear()
+        sent, self._sent = self._sent, {}
+        for entry in sent.values():
+            entry.answered(430)
 
     def _count_out(self) -> None:
         if not self._counted:
             return
         self._counted = False
-        waiting = self._endpoint.waiting
+        waiting = self.endpoint.waiting
         waiting[self.certificate_der] -= 1
         if waiting[self.certificate_der] <= 0:
             del waiting[self.certificate_der]
-
-
-def _capabilities() -> list[tuple[bytes, bytes]]:
-    return [
-        (b"Allow", dialect.ALLOW),
-        (b"Accept", dialect.ACCEPT),
-        (b"Supported", dialect.SUPPORTED),
-    ]
-
-
-def _extra(error: SipError) -> list[tuple[bytes, bytes]]:
-    """What a status must bring along."""
-    if error.sip_status == 405:
-        return [(b"Allow", dialect.ALLOW)]
-    if error.sip_status == 415:
-        return [(b"Accept", dialect.ACCEPT)]
-    if error.sip_status == 420:
-        return [(b"Unsupported", error.unsupported)]
-    if error.sip_status == 423:
-        return [(b"Min-Expires", str(dialect.MIN_EXPIRES).encode())]
-    if error.sip_status == 503:
-        return [(b"Retry-After", b"1")]
-    return []

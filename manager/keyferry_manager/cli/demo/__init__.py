@@ -32,6 +32,12 @@ def demo(
             metavar="DIR", help="Run what `keyferry firmware build --board virtual` put there."
         ),
     ] = None,
+    gateway: Annotated[
+        bool,
+        typer.Option(
+            "--gateway", help="A gateway and a device behind it instead, and curl lines to try."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Watch two devices enrol, ask for each other, agree on keys and use them.
@@ -42,6 +48,7 @@ def demo(
     # Only this command needs the bench: the others work without it.
     try:
         from keyferry_hil.interpreter import InterpreterError
+        from keyferry_hil.virtual_device import DeviceError
         from keyferry_manager.cli.demo.stage import StageError
         from keyferry_manager.cli.demo.story import play
     except ImportError as error:
@@ -50,17 +57,21 @@ def demo(
             "pip install 'keyferry[hil]'."
         ) from None
     application = None if image is None else _built(image)
-    try:
-        held = asyncio.run(
-            play(
-                records=records,
-                keep=keep,
-                profile=profile.value,
-                as_json=as_json,
-                application=application,
-            )
+    if gateway:
+        from keyferry_manager.cli.demo import gateway as other
+
+        playing = other.play(keep, as_json)
+    else:
+        playing = play(
+            records=records,
+            keep=keep,
+            profile=profile.value,
+            as_json=as_json,
+            application=application,
         )
-    except (InterpreterError, StageError) as error:
+    try:
+        held = asyncio.run(playing)
+    except (InterpreterError, StageError, DeviceError) as error:
         raise Problem(str(error)) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(130) from None

@@ -16,6 +16,7 @@ from keyferry_core.names import check_name, check_realm
 # key: (smallest, largest, default)
 _NUMBERS = {
     "mqtt_port": (1, 65535, 8883),
+    "sip_port": (1, 65535, 5061),
     "est_port": (1, 65535, 8443),
     "keep_alive": (5, 3600, 60),  # seconds
     "max_sessions": (1, 64, 4),
@@ -28,7 +29,9 @@ _NUMBERS = {
 }
 # What connect() asks for. All but cert-only also keep a key for rpk and answer either.
 _PROFILES = ("cert", "rpk", "cert-only")
-_KEYS = ("name", "realm", "host", "addresses", "profile") + tuple(_NUMBERS)
+# How signalling travels.
+_CARRIERS = ("mqtt", "sip")
+_KEYS = ("name", "realm", "host", "addresses", "profile", "carrier") + tuple(_NUMBERS)
 
 
 class ConfigError(LocalError):
@@ -67,7 +70,9 @@ class Config:
     host: str
     addresses: list
     profile: str
+    carrier: str
     mqtt_port: int
+    sip_port: int
     est_port: int
     keep_alive: int
     max_sessions: int
@@ -105,6 +110,9 @@ def parse(values: object, folder: str = "/") -> Config:
     config.profile = values.get("profile", "cert")
     if config.profile not in _PROFILES:
         raise ConfigError("config.json: profile: expected cert, rpk or cert-only")
+    config.carrier = values.get("carrier", "mqtt")
+    if config.carrier not in _CARRIERS:
+        raise ConfigError("config.json: carrier: expected mqtt or sip")
     for key in _NUMBERS:
         low, high, default = _NUMBERS[key]
         value = values.get(key, default)

@@ -1,6 +1,7 @@
 """``keyferry demo``: two devices meet through a manager, on this machine, before your eyes."""
 
 import asyncio
+import enum
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,14 @@ from keyferry_manager.problems import Problem
 
 if TYPE_CHECKING:
     from keyferry_hil.virtual_device import Application
+
+
+class Carriers(enum.StrEnum):
+    """What the two devices link by."""
+
+    MQTT = "mqtt"
+    SIP = "sip"
+    MIXED = "mixed"
 
 
 @app.command()
@@ -26,6 +35,10 @@ def demo(
         Profile,
         typer.Option(help="How they agree on keys: signatures, or static Diffie-Hellman."),
     ] = Profile.CERT,
+    carrier: Annotated[
+        Carriers,
+        typer.Option(help="How they link to the manager; mixed: the one by MQTT, its peer by SIP."),
+    ] = Carriers.MQTT,
     image: Annotated[
         Path | None,
         typer.Option(
@@ -56,6 +69,7 @@ def demo(
                 records=records,
                 keep=keep,
                 profile=profile.value,
+                carrier=carrier.value,
                 as_json=as_json,
                 application=application,
             )

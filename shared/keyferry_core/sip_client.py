@@ -261,7 +261,7 @@ class Client:
         message.body = b""
         if not message.method:
             return self.receive(message, now)
-        if message.method != b"ACK":
+        if message.method != b"ACK" and _can_be_answered(message):
             answer = sip_codec.response(message, 0, self._mark)
             self.respond(answer, 0, code_of("too-large"))
         return None
@@ -359,7 +359,7 @@ class Client:
         try:
             return self._request(message, now)
         except KeyferryError as wrong:
-            if method != b"ACK" and message.count(b"via"):
+            if method != b"ACK" and _can_be_answered(message):
                 answer = sip_codec.response(message, 0, self._mark)
                 if wrong.sip_status == 415:
                     answer.add(b"Accept", _ACCEPT)
@@ -431,6 +431,14 @@ class Client:
 
 
 _KEYS = ((sip_parts.CERTIFICATE, s.CREDENTIAL), (sip_parts.ENDORSED, s.PUBLIC_KEY))
+
+
+def _can_be_answered(message: Message) -> bool:
+    """Whether it has what an answer repeats; without it nobody would know the answer."""
+    for name in (b"from", b"to", b"call-id", b"cseq"):
+        if message.count(name) != 1:
+            return False
+    return message.count(b"via") > 0
 
 
 def _seen(message: Message) -> str:

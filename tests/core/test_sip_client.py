@@ -104,9 +104,7 @@ def answer(request, status=200, fields=(), parts=(), tag=b"m1", who=""):
     return found
 
 
-def down(
-    method, number=1, parts=(), fields=(), who=PEER, ours=False, branch=b"m1", call_id=DIGITS
-):
+def down(method, number=1, parts=(), fields=(), who=PEER, ours=False, branch=b"m1", call_id=DIGITS):
     """The manager's request in the session, which we began if it is ``ours``."""
     tags = sip_parts.tags(SESSION)
     theirs, mine = tags if not ours else (tags[1], tags[0])
@@ -239,7 +237,10 @@ def test_a_registration():
 def test_what_a_registration_may_be_told():
     device = Device()
     for status, fields, name in (
-        (403, [(b"Warning", sip_parts.warning(REALM, code_of("identity-mismatch")))],)
+        (
+            403,
+            [(b"Warning", sip_parts.warning(REALM, code_of("identity-mismatch")))],
+        )
         + ("identity-mismatch",),
         (403, [(b"Warning", sip_parts.warning(REALM, code_of("bad-route"), "no"))], "bad-route"),
         (403, [], "access-denied"),

@@ -106,7 +106,7 @@ class Agent:
         self._folder = folder
         self._events = events
         self._ms = clock.stopwatch()
-        self._carrier = carrier
+        self._carrier: Any = carrier
         self._enrolment = enrolment
         self._secure = carrier is None
         self._tls = None

@@ -237,7 +237,7 @@ class Dialogs:
             self.forget(dialog.session)
             # of the INVITE's own transaction (section 17.1.1.3)
             ids = self._ids(dialog, b"ACK")
-            ids = (ids[0], message.first(b"to") or ids[1], ids[2], ids[3])
+            ids = (ids[0], client.user(dialog.peer) + _tag(message), ids[2], ids[3])
             uri = client.user(dialog.peer)[1:-1]
             client.write(b"ACK", uri, ids, [], [], entry[1])
             if cancelled:
@@ -421,3 +421,12 @@ class Dialogs:
         legs = sip_parts.legs_of(message, True)
         if legs is not None:
             found[s.ROUTE] = legs
+
+
+def _tag(response: Message) -> bytes:
+    """``;tag=…`` of a response's To; nothing when it has none that could be repeated."""
+    try:
+        tag = response.to().get(b"tag")
+    except SipError:
+        tag = None
+    return b";tag=" + tag if tag else b""

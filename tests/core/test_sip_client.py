@@ -468,6 +468,10 @@ def test_refusals_of_an_invite():
         assert ack.cseq() == (invite.cseq()[0], b"ACK")
         assert ack.top_via().get(b"branch") == invite.top_via().get(b"branch")
         assert ack.to().get(b"tag") == DIGITS[16:]
+    refusal = answer(asks(device), 404)
+    refusal.fields[2] = (b"to", b"To", b"<sip:panel-1@plant.example")
+    assert device.hears(refusal)[s.TYPE] == s.ERROR
+    assert device.written()[0].to().get(b"tag") is None
 
 
 def test_refusals_of_ours():

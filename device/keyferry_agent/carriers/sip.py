@@ -283,7 +283,7 @@ class SipCarrier:
                 raise EOFError
             left -= len(piece)
         self.skipped(length)
-        found = self._client.skipped(message, clock.uptime())
+        found = None if message is None else self._client.skipped(message, clock.uptime())
         self._settle()
         self._work.set()
         if found is not None:

@@ -120,7 +120,7 @@ def good_message(kind):
     samples = {
         sig.ID: 1, sig.INSTANCE: b"instance", sig.ADDRESSES: ["10.0.0.1:1"], sig.NAME: "valve-2",
         sig.SESSION: bytes(16), sig.PROFILE: 0, sig.MESSAGE_1: b"1", sig.MESSAGE_2: b"2",
-        sig.ERROR_CODE: 8, sig.DATA: b"data",
+        sig.ERROR_CODE: 8, sig.DATA: b"data", sig.REQUEST: b"request",
     }  # fmt: skip
     for key in sig.TYPES[kind][1]:
         message[key] = samples[key]

@@ -361,6 +361,8 @@ class Service:
     ) -> dict[str, Any]:
         """What one device may do with another, and which rule decides; as if ``text`` were the
         policy in force, when it is given."""
+        for name in (*initiator.split(FOR, 1), responder):
+            _named(name)
         state = await policies.current(self._store, sessions=False)
         rules = state.rules
         if text is not None:

@@ -145,3 +145,20 @@ def unlisted(rig: Rig) -> list[discovery.Plugged]:
         except BenchProblem:
             continue  # it is in the findings
     return [item for item in known if item.path not in taken]
+
+
+def places(rig: Rig) -> tuple[str, ...]:
+    """Where each board is, or why it is nowhere, and what else is plugged in: it changes when a
+    board comes or goes. No board is asked. Virtual ones, which come and go with who uses them,
+    count as there.
+    """
+    known = discovery.plugged()
+    found = [f"{item.path} {item.serial_number}" for item in known]
+    for spec in rig.boards:
+        if spec.virtual is not None:
+            continue
+        try:
+            found.append(f"{spec.name} {discovery.locate(spec.name, spec.port, known)}")
+        except BenchProblem as problem:
+            found.append(f"{spec.name} {problem.name}")
+    return tuple(found)

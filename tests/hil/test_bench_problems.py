@@ -399,3 +399,27 @@ def test_the_command_lists_and_says_what_is_wrong(tmp_path: Path) -> None:
     said = keyferry("bench", "doctor", "--rig", "no-such", code=2, more=places)
     assert "rig-wrong" in said
     assert "virtual-4" in said
+
+
+def test_a_watched_list_looks_again_when_a_board_comes_or_goes(tmp_path: Path) -> None:
+    port = tmp_path / "port"
+    line = [sys.executable, "-m", "keyferry_manager", "bench", "list", "--watch", "--json"]
+    places = {key: os.environ[key] for key in ("KEYFERRY_BENCH", "KEYFERRY_LEASES")}
+    with subprocess.Popen(
+        [*line, "--port", str(port)], env=environment(places), stdout=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        try:
+            (absent,) = json.loads(watching.stdout.readline())["boards"]
+            assert absent["problem"]["name"] == "not-found"
+            with talker(lambda _: None) as path:
+                port.symlink_to(path)
+                (silent,) = json.loads(watching.stdout.readline())["boards"]
+                assert silent["problem"]["name"] == "no-answer"
+                port.unlink()
+                (gone,) = json.loads(watching.stdout.readline())["boards"]
+                assert gone["problem"]["name"] == "not-found"
+        finally:
+            watching.send_signal(signal.SIGINT)
+            watching.wait(30)
+    assert watching.returncode == 0

@@ -249,7 +249,7 @@ def test_every_list_is_json_on_demand_and_watched_where_it_changes():
     assert len(lists) >= 10, sorted(lists)
     for name, options in lists.items():
         assert "--json" in options, name
-        assert "--watch" in options or name in ("firmware boards", "bench list"), name
+        assert "--watch" in options or name == "firmware boards", name
 
 
 def test_the_audit_trail_is_followed_while_managers_come_and_go(home: Home):

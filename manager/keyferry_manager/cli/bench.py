@@ -1,6 +1,8 @@
 """``keyferry bench``: boards on serial ports, real and virtual."""
 
 import signal
+import sys
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +10,9 @@ from rich.text import Text
 
 from keyferry_manager.cli.base import (
     JsonOption,
+    WatchOption,
     app,
+    ending_quietly,
     printable,
     report,
     write,
@@ -18,6 +22,8 @@ from keyferry_manager.cli.base import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from keyferry_hil.doctor import Finding
     from keyferry_hil.problems import BenchProblem
     from keyferry_hil.resources import Rig
@@ -28,6 +34,8 @@ bench = typer.Typer(
 app.add_typer(bench, name="bench")
 
 _PROBLEM, _USAGE = 1, 2
+# Seconds between two looks at what is plugged in.
+_WATCH_SECONDS = 0.5
 DEFAULT_RIG = "virtual-4"
 
 RigOption = Annotated[
@@ -80,12 +88,14 @@ def list_boards(
     port: PortOption = None,
     baud: BaudOption = 115200,
     as_json: JsonOption = False,
+    watch: WatchOption = False,
 ) -> None:
     """Show the boards of a rig: what is plugged in, what answers, and with what.
 
     FIRMWARE is the hash of the application's files on the board (/rom and /lib), MICROPYTHON the
     version that it runs. A board that runs something is interrupted, and not reset; a board that
     somebody has leased is left alone. Virtual boards that do not run are started for the look.
+    With --watch it looks again when a board is plugged in or out, and leaves them alone meanwhile.
 
     Exit code 0: every board answers. 1: some do not; `keyferry bench doctor` says how to mend it.
 
@@ -99,10 +109,30 @@ def list_boards(
     from keyferry_hil import doctor
 
     known = _rig(rig, port, baud)
+    if not watch:
+        if not _show(known, not port, write_json if as_json else None):
+            raise typer.Exit(_PROBLEM)
+        return
+    with ending_quietly():
+        before: tuple[str, ...] | None = None
+        while True:
+            now = doctor.places(known)
+            if now != before:
+                before = now
+                _show(known, not port, write_line if as_json else None)
+                sys.stdout.flush()
+            time.sleep(_WATCH_SECONDS)
+
+
+def _show(known: "Rig", unlisted: bool, write_value: "Callable[[object], None] | None") -> bool:
+    """Look at the boards, and show what was seen: as JSON with ``write_value``, or as tables.
+    False when one has a problem."""
+    from keyferry_hil import doctor
+
     found = doctor.examine(known)
-    others = [] if port else doctor.unlisted(known)
-    if as_json:
-        write_json(_as_json(known, found, others))
+    others = doctor.unlisted(known) if unlisted else []
+    if write_value is not None:
+        write_value(_as_json(known, found, others))
     else:
         write_table(
             ("BOARD", "TYPE", "STATE", "MICROPYTHON", "FIRMWARE", "FREE HEAP", "CHIP", "PORT"),
@@ -117,8 +147,7 @@ def list_boards(
                 [(item.serial_number, item.path, item.description) for item in others],
                 "",
             )
-    if any(item.problem for item in found):
-        raise typer.Exit(_PROBLEM)
+    return not any(item.problem for item in found)
 
 
 @bench.command("doctor")

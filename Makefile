@@ -19,7 +19,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(INSTALLED) ## two devices meet through a manager, on this machine; ARGS="--profile rpk", ARGS="--keep" leaves it running
+demo: $(INSTALLED) ## two devices meet through a manager, on this machine; ARGS="--profile rpk", ARGS="--carrier sip", ARGS="--keep" leaves it running
 	@$(BIN)/keyferry demo $(ARGS)
 
 .PHONY: venv

@@ -7,7 +7,6 @@ import sys
 
 from keyferry_agent import clock
 from keyferry_agent.errors import LinkError, explain, jitter
-from keyferry_core import cbor
 from keyferry_core import signalling as s
 from keyferry_core._compat import CPYTHON
 from keyferry_core.errors import (
@@ -112,7 +111,7 @@ class Agent:
         self._folder = folder
         self._events = events
         self._ms = clock.stopwatch()
-        self._carrier = carrier
+        self._carrier: Any = carrier
         self._enrolment = enrolment
         self._secure = carrier is None
         self._tls = None
@@ -332,11 +331,20 @@ class Agent:
             self.sessions.identity = own
             self.sessions.trust = trust
         if self._carrier is None:
-            from keyferry_agent.carriers.mqtt import MqttCarrier
+            # only the one that is used: the other's modules would take a third of a small heap
+            if config.carrier == "sip":
+                from keyferry_agent.carriers.sip import SipCarrier
 
-            self._carrier = MqttCarrier(
-                config.name, config.keep_alive, self._open_link, self._skipped
-            )
+                client = (config.name, config.realm, self.crypto.random)
+                self._carrier = SipCarrier(
+                    client, config.keep_alive, self._open_link, self._skipped
+                )
+            else:
+                from keyferry_agent.carriers.mqtt import MqttCarrier
+
+                self._carrier = MqttCarrier(
+                    config.name, config.keep_alive, self._open_link, self._skipped
+                )
         gc.collect()
 
     def _ask_renewal(self, new_key: bool, wanted: bytes = b"") -> list:
@@ -401,7 +409,8 @@ class Agent:
         config = self.config
         assert config is not None
         assert self._tls is not None
-        stream = await link.open_link(config.host, config.mqtt_port, config.realm, self._tls)
+        port = config.sip_port if config.carrier == "sip" else config.mqtt_port
+        stream = await link.open_link(config.host, port, config.realm, self._tls)
         return stream, stream
 
     # -- the link --
@@ -491,7 +500,7 @@ class Agent:
         self._manager = manager
         expires = answer[s.EXPIRES]
         self._refresh_at = clock.uptime() + expires // 2
-        self.sessions.leg = [answer[s.SEEN], s.TRANSPORT_MQTT_TLS, True]
+        self.sessions.leg = [answer[s.SEEN], self._carrier.transport, True]
         wanted = answer.get(s.ANCHORS, b"")
         if wanted and wanted != self._wanted:
             self._follow_at = clock.uptime() + jitter(FOLLOW_WITHIN, self.crypto.random) // 1000
@@ -567,16 +576,18 @@ class Agent:
         request[0].set()
 
     async def _send(self, message: dict, keep: bool = False, wait: bool = True) -> None:
-        payload = cbor.encode(message)
+        payload = self._carrier.encode(message)
         if keep:
             await self._carrier.keep(payload, wait)
         else:
             await self._carrier.send(payload)
 
-    async def _on_payload(self, payload: bytes) -> None:
+    async def _on_payload(self, payload: "Any") -> None:
         """One message from the manager. Whatever is in it, the agent lives on."""
         try:
-            message = s.check(cbor.decode(payload), False)
+            message = self._carrier.decode(payload)
+            if message is None:
+                return  # of the carrier itself
             if message[s.TO] != self.config.name:
                 raise DecodeError("to: not for us")
             await self._dispatch(message)

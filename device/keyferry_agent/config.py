@@ -16,6 +16,7 @@ from keyferry_core.names import FOR, check_name, check_realm
 # key: (smallest, largest, default)
 _NUMBERS = {
     "mqtt_port": (1, 65535, 8883),
+    "sip_port": (1, 65535, 5061),
     "est_port": (1, 65535, 8443),
     "keep_alive": (5, 3600, 60),  # seconds
     "max_sessions": (1, 64, 4),
@@ -29,7 +30,11 @@ _NUMBERS = {
 }
 # What connect() asks for. All but cert-only also keep a key for rpk and answer either.
 _PROFILES = ("cert", "rpk", "cert-only")
-_KEYS = ("name", "realm", "host", "addresses", "profile", "third_parties") + tuple(_NUMBERS)
+# How signalling travels.
+_CARRIERS = ("mqtt", "sip")
+_KEYS = ("name", "realm", "host", "addresses", "profile", "carrier", "third_parties") + tuple(
+    _NUMBERS
+)
 # Selectors in third_parties, and characters in one.
 _MAX_PARTIES = 16
 _MAX_SELECTOR = 2 * 63 + 5
@@ -71,8 +76,10 @@ class Config:
     host: str
     addresses: list
     profile: str
+    carrier: str
     third_parties: list
     mqtt_port: int
+    sip_port: int
     est_port: int
     keep_alive: int
     max_sessions: int
@@ -111,6 +118,9 @@ def parse(values: object, folder: str = "/") -> Config:
     config.profile = values.get("profile", "cert")
     if config.profile not in _PROFILES:
         raise ConfigError("config.json: profile: expected cert, rpk or cert-only")
+    config.carrier = values.get("carrier", "mqtt")
+    if config.carrier not in _CARRIERS:
+        raise ConfigError("config.json: carrier: expected mqtt or sip")
     # Whose requests through a gateway are taken: "gw-1 for alice", "gw-1 for *". None by default.
     config.third_parties = values.get("third_parties", [])
     if not isinstance(config.third_parties, list) or len(config.third_parties) > _MAX_PARTIES:

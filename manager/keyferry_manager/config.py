@@ -215,7 +215,8 @@ class Config:
     route_mode: str = _setting(
         "report",
         "relay.route_check",
-        "A device may state the route it used. strict: it must, and it must be the one seen;\n"
+        "A device may state the route it used. strict: it must, and it must be the one seen\n"
+        "(a device learns it by its first registration, which may state none);\n"
         "report: a difference is only written to the audit trail; off.",
         choices=("strict", "report", "off"),
     )

@@ -333,6 +333,18 @@ class Reader:
         """Whether a message has begun that has not ended."""
         return self._message is not None or len(self._data) > 0
 
+    @property
+    def missing(self) -> int:
+        """Bytes of a body that have not come yet; 0 while its head has not."""
+        return 0 if self._message is None else self._length - len(self._data)
+
+    def without_body(self) -> Message | None:
+        """Give up the body that is coming: its head. The next ``missing`` bytes, as they were
+        before this call, must not be fed."""
+        message, self._message = self._message, None
+        self._data = bytearray()
+        return message
+
     def _drop(self, count: int) -> None:
         # MicroPython has no del of a slice
         self._data = bytearray(memoryview(self._data)[count:])

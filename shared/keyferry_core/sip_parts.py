@@ -30,6 +30,8 @@ MULTIPART = b"multipart/mixed"
 HOP_SECURITY = b"Hop-Security"
 KEY_PROFILE = b"Key-Profile"
 MANAGER_INSTANCE = b"Manager-Instance"
+TRUST_ANCHORS = b"Trust-Anchors"
+ON_BEHALF_OF = b"On-Behalf-Of"
 
 _HEX = b"0123456789abcdef"
 _TYPE = b"Content-Type:"
@@ -62,6 +64,22 @@ def tags(session_id: bytes) -> tuple[bytes, bytes]:
     """The tags of initiator and responder: halves of the session's digits."""
     digits = call_id(session_id)
     return digits[:16], digits[16:]
+
+
+def octets_of(message: Message, name: bytes, length: int) -> bytes | None:
+    """The bytes that the field ``name`` says in lower-case hexadecimal, None without it."""
+    if not message.count(name.lower()):
+        return None
+    value = message.one(name.lower())
+    if len(value) != 2 * length or value.strip(_HEX):
+        raise SipError(400, "a field of digits")
+    return bytes.fromhex(value.decode())
+
+
+def state_third_party(found: dict, message: Message) -> None:
+    """Put the name in On-Behalf-Of, if there is one, into the signalling ``found``."""
+    if message.count(ON_BEHALF_OF.lower()):
+        found[sig.ON_BEHALF_OF] = str(message.one(ON_BEHALF_OF.lower()), "utf-8")
 
 
 # -- bodies ----------------------------------------------------------------------------------

@@ -17,9 +17,11 @@ SECONDS = 60.0
 
 
 class Lives:
-    """A manager and two peers; ``live`` puts a new device beside them."""
+    """A manager and two peers; ``live`` puts a new device beside them, which links by ``carrier``
+    while the peers link by MQTT."""
 
-    def __init__(self) -> None:
+    def __init__(self, carrier: str = "mqtt") -> None:
+        self._carrier = carrier
         self._stage = Stage()
         self._peers: list[VirtualDevice] = []
         self._count = 0
@@ -29,7 +31,7 @@ class Lives:
             await self._stage.make_home()
             await self._stage.serve()
             for name in ("panel-1", "panel-2"):
-                peer = await self._add(name, AMPLE)
+                peer = await self._add(name, AMPLE, "mqtt")
                 await peer.start()
                 self._peers.append(peer)
             for peer in self._peers:
@@ -42,9 +44,9 @@ class Lives:
     async def __aexit__(self, *_: object) -> None:
         await self._stage.__aexit__(None, None, None)
 
-    async def _add(self, name: str, heap: str) -> VirtualDevice:
+    async def _add(self, name: str, heap: str, carrier: str) -> VirtualDevice:
         """A device with its files on flash, in a heap of our choice."""
-        made = await self._stage.add_device(name)
+        made = await self._stage.add_device(name, carrier=carrier)
         device = VirtualDevice(name, made.flash, made.application, heap=heap)
         self._stage.devices[-1] = device
         return device
@@ -53,7 +55,7 @@ class Lives:
         """A new device's life in ``kib`` KiB; its heap at the end. DeviceError: it ran short."""
         self._count += 1
         name = f"pump-{self._count}"
-        device = await self._add(name, f"{kib}k")
+        device = await self._add(name, f"{kib}k", self._carrier)
         first, second = self._peers
         await self._stage.allow(name, first.name)
         await self._stage.allow(second.name, name)

@@ -57,9 +57,16 @@ def nothing_left(folder: Path) -> bool:
     return processes_of(folder) == [] and list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("profile", ["cert", "rpk"])
-def test_every_check_holds_and_nothing_is_left(tmp_path: Path, profile: str) -> None:
-    options = ["--json"] if profile == "cert" else ["--json", "--profile", profile]
+@pytest.mark.parametrize(
+    ("profile", "carrier"),
+    [("cert", "mqtt"), ("rpk", "mqtt"), ("rpk", "sip"), ("cert", "mixed"), ("rpk", "mixed")],
+)
+def test_every_check_holds_and_nothing_is_left(tmp_path: Path, profile: str, carrier: str) -> None:
+    options = ["--json"]
+    if profile != "cert":
+        options += ["--profile", profile]
+    if carrier != "mqtt":
+        options += ["--carrier", carrier]
     demo = started(tmp_path, *options)
     output, problems = demo.communicate(timeout=120)
     assert demo.returncode == 0, problems + output
@@ -72,6 +79,8 @@ def test_every_check_holds_and_nothing_is_left(tmp_path: Path, profile: str) -> 
     checks = [line for line in lines if line["event"] == "check"]
     assert len(checks) == result["checks"] == (15 if profile == "cert" else 16)
     assert all(check["held"] for check in checks)
+    links = [line["text"].split()[2] for line in lines if "link up" in line.get("text", "")]
+    assert links == {"mqtt": ["MQTT"] * 2, "sip": ["SIP"] * 2, "mixed": ["MQTT", "SIP"]}[carrier]
     prints = {line["fingerprint"] for line in lines if "fingerprint" in line}
     assert len(prints) == 1
     sizes = [line["bytes"] for line in lines if "message" in line]

@@ -31,9 +31,10 @@ def test_a_heap_that_is_too_small_is_told(place: heap.Place) -> None:
     assert not heap.completes_role(place, "rom", 20, "both")
 
 
-def test_the_life_of_an_agent() -> None:
+@pytest.mark.parametrize(("carrier", "line"), [("mqtt", "life-rom"), ("sip", "life-sip-rom")])
+def test_the_life_of_an_agent(carrier: str, line: str) -> None:
     async def live() -> None:
-        async with Lives() as lives:
-            await lives.live(KIB["life-rom"])
+        async with Lives(carrier) as lives:
+            await lives.live(KIB[line])
 
     asyncio.run(live())

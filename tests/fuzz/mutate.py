@@ -315,6 +315,7 @@ _STRUCTURED: dict[str, Structured] = {
     "mqtt": _mqtt,
     "http": _http,
     "sip": _http,
+    "sip_device": _http,
 }
 
 

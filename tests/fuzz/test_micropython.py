@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # Heap of the interpreter, with all sources compiled in it: a board's. Of CBOR and MQTT the target
 # holds several readings of one input at a time, of a session both sides.
-HEAPS = {"cbor": "192k", "mqtt": "224k", "session": "256k", "sip": "384k"}
+HEAPS = {"cbor": "192k", "mqtt": "224k", "session": "256k", "sip": "384k", "sip_device": "512k"}
 HEAP = "144k"
 # A whole session takes a tenth of a second here, so only every third of them is played.
 EVERY = {"session": 3}

@@ -237,8 +237,9 @@ def test_what_can_change_changes_and_what_cannot_is_named(home: Home):
             )
 
         assert running.look(look) == ("strict", 3, 3 + 256, 7, 3, "127.0.0.1")
-        # A message without a route is refused now, on a link from before.
-        pump.send({sig.TYPE: sig.REGISTER, sig.INSTANCE: b"instance", sig.ADDRESSES: []})
+        # A false route is refused now, on a link from before.
+        again = {sig.TYPE: sig.REGISTER, sig.INSTANCE: b"instance", sig.ADDRESSES: []}
+        pump.send({**again, sig.ROUTE: [["192.0.2.1:8883", 1, True]]})
         pump.refusal("bad-route")
         pump.close()
         valve.close()

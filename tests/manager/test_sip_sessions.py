@@ -388,3 +388,27 @@ def test_keys_and_certificates_over_the_connection(running: Running, home: Home)
         assert refused.code >= 400
         assert refused.headers["Warning"]
         assert gauge.ask("OPTIONS").code == 200
+
+
+def test_third_parties_and_anchors_have_their_fields(running: Running, home: Home) -> None:
+    home.allow("gauge-2 for alice", "valve-3")
+    until(
+        lambda: running.look(lambda m: m.relay.rules.decide("gauge-2 for alice", "valve-3").allowed)
+    )
+    with SipDevice(running, "gauge-2") as gauge, SipDevice(running, "valve-3") as valve:
+        answer = gauge.register(trust_anchors="00" * 8)
+        current = running.look(lambda m: m.relay.anchors.current)
+        assert answer.headers["Trust-Anchors"] == current.hex()
+        same = gauge.register(trust_anchors=current.hex()).headers
+        assert same.getlist("Trust-Anchors") == []
+        assert gauge.register(trust_anchors="0").code == 400
+        assert valve.register().code == 200
+        # the rule is for alice: not for the gateway itself, and for nobody else
+        for third in ({}, {"on_behalf_of": "bob"}):
+            gauge.invite("valve-3", **third)
+            assert gauge.final().code == 403
+        gauge.invite("valve-3", on_behalf_of="Alice")
+        assert gauge.final().code == 400
+        gauge.invite("valve-3", on_behalf_of="alice")
+        asked = valve.next("INVITE")
+        assert asked.headers.getlist("On-Behalf-Of") == ["alice"]

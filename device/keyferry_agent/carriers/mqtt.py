@@ -12,9 +12,10 @@ import asyncio
 import gc
 
 from keyferry_agent.errors import LinkError
+from keyferry_core import cbor
 from keyferry_core import mqtt_client as mqtt
 from keyferry_core.errors import AuthenticationError, DecodeError
-from keyferry_core.signalling import MAX_MESSAGE
+from keyferry_core.signalling import MAX_MESSAGE, TRANSPORT_MQTT_TLS, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class MqttCarrier:
     ``opener()`` gives (reader, writer), asyncio streams with a verified manager behind them.
     ``skipped(bytes)`` is told of each packet that there was no memory for.
     """
+
+    transport = TRANSPORT_MQTT_TLS
 
     def __init__(
         self,
@@ -151,6 +154,18 @@ class MqttCarrier:
             await asyncio.wait_for(writer.wait_closed(), 2)
         except Exception:
             pass
+
+    # -- signalling as payloads --
+
+    @staticmethod
+    def encode(message: dict) -> bytes:
+        """What ``send`` and ``keep`` take."""
+        return cbor.encode(message)
+
+    @staticmethod
+    def decode(payload: bytes) -> dict:
+        """The signalling in what ``run`` hands over, held to its contract. DecodeError."""
+        return check(cbor.decode(payload), False)
 
     # -- sending --
 

@@ -53,6 +53,13 @@ class Profile(enum.StrEnum):
     RPK = "rpk"
 
 
+class Carrier(enum.StrEnum):
+    """How signalling travels between a device and its manager."""
+
+    MQTT = "mqtt"
+    SIP = "sip"
+
+
 class ProblemGroup(TyperGroup):
     """Shows a Problem as its sentence, and ends with exit code 1."""
 

@@ -26,6 +26,7 @@ from keyferry_manager.authority.files import PRIVATE, sync_directory, write_new
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
     Admin,
+    Carrier,
     HomeOption,
     JsonOption,
     NameArgument,
@@ -110,6 +111,11 @@ def add(
     ] = None,
     mqtt_port: PortOption = None,
     est_port: PortOption = None,
+    carrier: Annotated[
+        Carrier,
+        typer.Option(help="How it speaks to this manager; sip needs listen.sip_port: docs/sip.md."),
+    ] = Carrier.MQTT,
+    sip_port: PortOption = None,
     profile: Annotated[
         Profile, typer.Option(help="What it asks its peers for; it answers either: docs/keys.md.")
     ] = Profile.CERT,
@@ -123,6 +129,8 @@ def add(
     """
     if factory == token:
         raise typer.BadParameter("give either --factory or --token.")
+    if sip_port is not None and carrier is not Carrier.SIP:
+        raise typer.BadParameter("--sip-port goes with --carrier sip.")
     if expires is not None and not token:
         raise typer.BadParameter("--expires goes with --token.")
     config = Config.load(home)
@@ -135,7 +143,8 @@ def add(
             raise Problem(
                 f"{folder} exists already and is not overwritten: choose another with --out."
             )
-        entries = _common_files(config, authority, name, host, mqtt_port, est_port, profile)
+        ports = {"mqtt_port": mqtt_port, "est_port": est_port, "sip_port": sip_port}
+        entries = _common_files(config, authority, name, host, ports, carrier, profile)
     identity = None
     secret = ""
     if factory:
@@ -187,25 +196,33 @@ def _common_files(
     authority: Chain,
     name: str,
     host: str | None,
-    mqtt_port: int | None,
-    est_port: int | None,
+    ports: dict[str, int | None],
+    carrier: Carrier,
     profile: Profile,
 ) -> list[tuple[str, bytes, int]]:
-    mqtt_port = mqtt_port or config.mqtt_port
-    est_port = est_port or config.est_port
-    if not mqtt_port or not est_port:
+    link_port = f"{carrier.value}_port"
+    link = ports[link_port] or getattr(config, link_port)
+    est_port = ports["est_port"] or config.est_port
+    if link < 0:
         raise ConfigProblem(
-            "the settings let the system choose the ports: say with --mqtt-port and --est-port "
-            "which ones the device shall use."
+            "this manager does not listen for SIP: set listen.sip_port in keyferry.toml, 5061 by "
+            "custom, or say with --sip-port where the device finds it."
+        )
+    if not link or not est_port:
+        raise ConfigProblem(
+            "the settings let the system choose the ports: say with "
+            f"--{carrier.value}-port and --est-port which ones the device shall use."
         )
     settings = {
         "name": name,
         "realm": config.realm,
         "host": host or config.device_host,
-        "mqtt_port": mqtt_port,
+        link_port: link,
         "est_port": est_port,
         "session_grace": config.session_grace,
     }
+    if carrier is not Carrier.MQTT:
+        settings["carrier"] = carrier.value
     if profile is not Profile.CERT:
         settings["profile"] = profile.value
     return [

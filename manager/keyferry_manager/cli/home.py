@@ -57,6 +57,12 @@ def init(
     ] = "0.0.0.0",
     mqtt_port: Port = 8883,
     est_port: Port = 8443,
+    sip_port: Annotated[
+        int,
+        typer.Option(
+            min=-1, max=65535, help="SIP over TLS, 5061 by custom; -1: none, 0 takes any free port."
+        ),
+    ] = -1,
     observe_port: Annotated[
         int | None,
         typer.Option(
@@ -137,6 +143,7 @@ def init(
         listen_host=host,
         mqtt_port=mqtt_port,
         est_port=est_port,
+        sip_port=sip_port,
         observe_port=observe_port if observe_port is not None else 9464 if mqtt_port else 0,
         public_host=public_host or "",
         authority=authority,

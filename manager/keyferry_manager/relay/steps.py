@@ -115,7 +115,10 @@ def route(relay: "Relay", passage: Passage) -> str:
     """The one leg that a device may state is the one seen."""
     stated = passage.message.get(sig.ROUTE)
     leg = None if stated is None else stated[0]
-    passage.leg, wrong = check_leg(leg, passage.link, relay.settings.route_mode)
+    mode = relay.settings.route_mode
+    if leg is None and passage.kind == sig.REGISTER and mode == "strict":
+        mode = "report"  # only the answer tells a device the address that it is to state
+    passage.leg, wrong = check_leg(leg, passage.link, mode)
     if wrong:
         relay.report_route(passage, wrong)
         return "differs: " + wrong

@@ -3,7 +3,9 @@
 {"do": "connect", "to": NAME, "profile": PROFILE, "via": WAY}; {"do": "close"};
 {"do": "send", "size": N, "count": N};
 {"do": "renew", "new_key": BOOL}; {"do": "memory"}; {"do": "listen"};
-{"do": "tell", "to": NAME, "size": N}; {"do": "hurry"}: what is due within seconds is due at once;
+{"do": "tell", "to": NAME, "size": N}; {"do": "resolve", "name": NAME};
+{"do": "lie", "name": NAME, "leg": LEG}: from now on it says that it is NAME, and its leg is LEG;
+{"do": "hurry"}: what is due within seconds is due at once;
 {"do": "register"}: as the agent does when half of its registration's life is over
 """
 
@@ -70,6 +72,13 @@ class Upkeep:
             await self.agent.message(command["to"], bytes(command["size"]))
         elif what == "listen":
             self.tasks.append(asyncio.create_task(self.listen()))
+        elif what == "resolve":
+            found = await self.agent.resolve(command["name"])
+            report("resolved", online=found["online"], certified=found["certificate"] is not None)
+        elif what == "lie":  # as firmware would that somebody tampered with, on SIP
+            client = self.agent._carrier._client
+            client.me = client.user(command["name"])
+            self.agent.sessions.leg = command["leg"]
         elif what == "renew":
             await self.agent.renew(command["new_key"])
         elif what == "hurry":

@@ -18,6 +18,7 @@ NAMES = (
     "http",
     "mqtt",
     "sip",
+    "sip_device",
     "edhoc_messages",
     "edhoc",
     "records",

@@ -197,6 +197,9 @@ def register(message: Message, binding: Binding, name: str, number: int) -> dict
         sig.ADDRESSES: binding.addresses(),
         sig.EXPIRES: binding.seconds,
     }
+    held = sip_parts.octets_of(message, sip_parts.TRUST_ANCHORS, sig.ANCHORS_LENGTH)
+    if held is not None:
+        found[sig.ANCHORS] = held
     stated = route(message)
     if stated is not None:
         found[sig.ROUTE] = stated

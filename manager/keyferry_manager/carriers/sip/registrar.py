@@ -63,6 +63,8 @@ class Registrar:
         self.contact = binding.contacts[0].raw.split(b"?")[0]
         extra = self._fields()
         extra.append((sip_parts.MANAGER_INSTANCE, message[sig.INSTANCE].hex().encode()))
+        if sig.ANCHORS in message:
+            extra.append((sip_parts.TRUST_ANCHORS, message[sig.ANCHORS].hex().encode()))
         if binding.outbound:
             timer = str(link.endpoint.settings.flow_timer).encode()
             extra += [(b"Require", b"outbound"), (b"Flow-Timer", timer)]

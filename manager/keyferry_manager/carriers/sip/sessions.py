@@ -79,6 +79,7 @@ class Sessions:
             raise SipError(488, "key-profile: cert or rpk")
         found[sig.PROFILE] = _PROFILES[profile]
         sip_parts.fill(found, sip_parts.parts_of(message), ((_EDHOC, sig.MESSAGE_1),))
+        sip_parts.state_third_party(found, message)
         _state_route(found, message)
         self._link.respond(message, 100)
         dialog = self._keep(Dialog(session, peer, True))
@@ -178,6 +179,8 @@ class Sessions:
             (sip_parts.KEY_PROFILE, _PROFILE_NAMES[message[sig.PROFILE]]),
             *dialect.hop_security(message[sig.ROUTE]),
         ]
+        if sig.ON_BEHALF_OF in message:
+            fields.append((sip_parts.ON_BEHALF_OF, message[sig.ON_BEHALF_OF].encode()))
         request = self._request(dialog, b"INVITE", fields, parts)
         dialog.invite = request
         dialog.branch = link.ask(request, lambda answer: self._invited(dialog, answer))

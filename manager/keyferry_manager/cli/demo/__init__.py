@@ -1,6 +1,7 @@
 """``keyferry demo``: two devices meet through a manager, on this machine, before your eyes."""
 
 import asyncio
+import enum
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,14 @@ from keyferry_manager.problems import Problem
 
 if TYPE_CHECKING:
     from keyferry_hil.virtual_device import Application
+
+
+class Carriers(enum.StrEnum):
+    """What the two devices link by."""
+
+    MQTT = "mqtt"
+    SIP = "sip"
+    MIXED = "mixed"
 
 
 @app.command()
@@ -26,6 +35,10 @@ def demo(
         Profile,
         typer.Option(help="How they agree on keys: signatures, or static Diffie-Hellman."),
     ] = Profile.CERT,
+    carrier: Annotated[
+        Carriers,
+        typer.Option(help="How they link to the manager; mixed: the one by MQTT, its peer by SIP."),
+    ] = Carriers.MQTT,
     image: Annotated[
         Path | None,
         typer.Option(
@@ -43,8 +56,10 @@ def demo(
     """Watch two devices enrol, ask for each other, agree on keys and use them.
 
     One manager and two agents start here, each agent in a MicroPython of its own with 128 KiB of
-    heap. Exit code 0 means that every check held.
+    heap, or 176 for SIP. Exit code 0 means that every check held.
     """
+    if gateway and carrier is not Carriers.MQTT:
+        raise typer.BadParameter("--carrier does not go with --gateway: that one links by MQTT.")
     # Only this command needs the bench: the others work without it.
     try:
         from keyferry_hil.interpreter import InterpreterError
@@ -66,6 +81,7 @@ def demo(
             records=records,
             keep=keep,
             profile=profile.value,
+            carrier=carrier.value,
             as_json=as_json,
             application=application,
         )

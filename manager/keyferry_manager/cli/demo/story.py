@@ -16,13 +16,16 @@ from keyferry_hil import interpreter
 from keyferry_hil.virtual_device import Application, DeviceError, Event, VirtualDevice
 from keyferry_manager.cli.demo.evidence import Entry, Haystack, private_key_of
 from keyferry_manager.cli.demo.screen import Screen
-from keyferry_manager.cli.demo.stage import HEAP, REALM, Stage
+from keyferry_manager.cli.demo.stage import HEAPS, REALM, Stage
 
 INITIATOR = "gauge-2"
 RESPONDER = "pump-7"
 STRANGER = "valve-9"
 # Seconds that anything may take on a slow machine.
 PATIENCE = 30.0
+
+# What --carrier says of the one who asks and of its peer, where they differ.
+_CARRIERS = {"mixed": ("mqtt", "sip")}
 
 _NEVER_SEEN: Entry = {"checks": [], "outcome": "never seen", "sizes": {}, "octets": 0, "sent": ""}
 # What the manager's steps mean (keyferry_manager.relay.steps).
@@ -50,6 +53,7 @@ async def play(
     records: int,
     keep: bool,
     profile: str,
+    carrier: str,
     as_json: bool,
     application: Application | None = None,
 ) -> bool:
@@ -63,7 +67,8 @@ async def play(
     screen = Screen(as_json)
     async with Stage(application) as stage:
         try:
-            await _Story(stage, screen, records, profile).tell()
+            carriers = _CARRIERS.get(carrier, (carrier, carrier))
+            await _Story(stage, screen, records, profile, carriers).tell()
         except DeviceError as error:
             screen.check("both devices go on to the end", False, str(error))
         screen.end()
@@ -86,11 +91,20 @@ async def _look_around(stage: Stage, screen: Screen) -> None:
 
 
 class _Story:
-    def __init__(self, stage: Stage, screen: Screen, records: int, profile: str) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        screen: Screen,
+        records: int,
+        profile: str,
+        carriers: tuple[str, str],
+    ) -> None:
         self._stage = stage
         self._screen = screen
         self._records = records
         self._profile = profile
+        self._carriers = carriers
+        self._heaps = " and ".join(dict.fromkeys(HEAPS[carrier] for carrier in carriers))
         self._plaintexts: list[str] = []
         self._certificates: dict[str, x509.Certificate] = {}
         self._agreement: dict[str, bytes] = {}
@@ -100,8 +114,10 @@ class _Story:
         with screen.phase("A manager"):
             await self._set_up()
         with screen.phase("Two devices enrol, over mutual TLS"):
-            for device in (self._initiator, self._responder):
-                await self._enrol(device)
+            for device, carrier in zip(
+                (self._initiator, self._responder), self._carriers, strict=True
+            ):
+                await self._enrol(device, carrier)
             await self._listed()
         with screen.phase("What no rule allows is refused"):
             await self._denied()
@@ -121,14 +137,16 @@ class _Story:
         await stage.make_home()
         screen.say("manager", f"keyferry init: root, issuing and factory CA for {REALM}")
         await stage.serve()
-        mqtt, est = stage.ready["mqtt_port"], stage.ready["est_port"]
+        ports = {name: stage.ready[name] for name in ("mqtt_port", "sip_port", "est_port")}
         screen.say(
             "manager",
-            f"keyferry serve: MQTT over TLS on 127.0.0.1:{mqtt}, EST on 127.0.0.1:{est}",
-            mqtt_port=mqtt,
-            est_port=est,
+            "keyferry serve: on 127.0.0.1, over TLS, MQTT on {mqtt_port}, SIP on {sip_port}, "
+            "EST on {est_port}".format(**ports),
+            **ports,
         )
-        self._initiator, self._responder = await stage.add_pair(INITIATOR, RESPONDER, self._profile)
+        self._initiator, self._responder = await stage.add_pair(
+            INITIATOR, RESPONDER, self._profile, self._carriers
+        )
         screen.say("manager", f"keyferry allow {INITIATOR} {RESPONDER}: this one direction only")
         screen.say(
             "manager",
@@ -136,13 +154,13 @@ class _Story:
         )
         screen.say(
             "host",
-            f"two boards, each a MicroPython process with {HEAP} of heap, its own flash and its "
-            "own factory identity",
+            f"two boards, each a MicroPython process with {self._heaps} of heap, its own flash and "
+            "its own factory identity",
         )
 
     # -- enrolment --
 
-    async def _enrol(self, device: VirtualDevice) -> None:
+    async def _enrol(self, device: VirtualDevice, carrier: str) -> None:
         screen, name = self._screen, device.name
         began = time.monotonic()
         await device.start()
@@ -164,7 +182,7 @@ class _Story:
             not_after=event["not_after"],
         )
         await device.wait_for("link-up", timeout=PATIENCE)
-        screen.say(name, "link up: MQTT over mutual TLS with the new certificate")
+        screen.say(name, f"link up: {carrier.upper()} over mutual TLS with the new certificate")
         event = await device.wait_for("registered", timeout=PATIENCE)
         address = event["seen"]
         screen.say(name, f"registered: {name} is at {address}", address=address)
@@ -365,7 +383,7 @@ class _Story:
             and not any(hay.holds(key) for key in keys),
         )
         screen.check(
-            f"the whole agent, with a link and a session, fits {HEAP} of heap",
+            f"the whole agent, with a link and a session, fits {self._heaps} of heap",
             all(free > 0 for free in heaps),
             ", ".join(
                 f"{device.name}: {_kib(free)} free"

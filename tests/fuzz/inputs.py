@@ -21,9 +21,15 @@ def read(folder: str, name: str):
         return
     with file:
         for line in file:
-            words = line.split()
-            # an empty input is a line with '-'
-            yield b"" if words[0] == "-" else binascii.a2b_base64(words[0])
+            data = _input(line)
+            line = ""  # an input is all that a board has to hold
+            yield data
+
+
+def _input(line: str) -> bytes:
+    """What a line stands for; ``-`` is an empty input."""
+    word = line.split(None, 1)[0]
+    return b"" if word == "-" else binascii.a2b_base64(word)
 
 
 def read_all(name: str):

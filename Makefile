@@ -102,6 +102,10 @@ coverage: $(INSTALLED) system ## how much of the manager's code its tests run, i
 fuzz: $(INSTALLED) ## hostile input to every decoder, a minute each; ARGS="cbor x509 --seconds 600 --jobs 2 --keep"
 	$(BIN)/python tests/fuzz/run.py $(ARGS)
 
+.PHONY: powercut
+powercut: $(INSTALLED) ## a device loses its power at every write; last line 'N cells, N lost'; ARGS="--part flash"
+	@PYTHONPATH=tests $(BIN)/python -m powercut $(ARGS)
+
 .PHONY: format
 format: $(INSTALLED) ## rewrite the sources as 'make check' wants them
 	$(BIN)/ruff check --fix --quiet $(SOURCES) || true

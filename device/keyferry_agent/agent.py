@@ -39,6 +39,10 @@ BACKOFF = (1, 60)
 TICK = 10
 # Seconds after a failed renewal until the next.
 RENEW_AGAIN = 3600
+# Links refused in a row after which a renewed key is given up for the one before it.
+GIVE_UP = 3
+# Seconds by which the board's clock may differ from the time that is trusted.
+CLOCK_SLACK = 60
 # Seconds within which a device asks for the CA certificates that the manager speaks of, and after
 # which it tries again when that failed.
 FOLLOW_WITHIN = 20
@@ -59,11 +63,14 @@ _NEEDED = {
 _PASSING = (
     "keyferry_agent.identity",
     "keyferry_agent.certify",
+    "keyferry_agent.timekeeper",
     "keyferry_agent.enrol",
     "keyferry_agent.config",
     "keyferry_agent.store",
+    "keyferry_agent.slots",
     "keyferry_core.anchors",
     "keyferry_core.est_codec",
+    "keyferry_core.signed_time",
     "keyferry_core.csr",
     "keyferry_core.rpk",
     "keyferry_core.cose_message",
@@ -133,6 +140,9 @@ class Agent:
         # [Event, error or None, new key?, done over the link?, what ANCHORS are wanted]
         self._renewal: list | None = None
         self._replaced = False
+        self._doubt = False  # a certificate's dates and our clock do not go together
+        self._unproved = False  # no link stood on the identity's key yet; the one before it is kept
+        self._refused = 0  # links in a row
         self._stopping = False
         self._direct = None  # direct.Listener
 
@@ -180,6 +190,18 @@ class Agent:
             pass
         self._up.clear()
         self._event("stopped")
+
+    async def factory_reset(self) -> None:
+        """Stop, and erase every key that this device made and every certificate for them.
+
+        What it was provisioned with stays, so the next start enrols anew: with its factory
+        identity, or with a token that is put there first. StoreError when the flash does not do it.
+        """
+        await self.stop()
+        from keyferry_agent.store import Store
+
+        Store(self._folder).erase()
+        self._event("factory-reset")
 
     async def connect(
         self,
@@ -302,6 +324,8 @@ class Agent:
             del identity
             _forget()
         self.config = config = ready.config
+        self._unproved = ready.unproved
+        self._refused = 0
         if self._secure:
             from keyferry_agent import link
 
@@ -403,6 +427,36 @@ class Agent:
         except Exception as error:
             self._not_renewed(request, explain(error))
 
+    async def _check_clock(self) -> None:
+        """The clock is wrong, or moved by itself: ask for the time."""
+        self.sessions.forget_ahead()
+        config = self.config
+        assert config is not None
+        from keyferry_agent import timekeeper
+
+        try:
+            await timekeeper.ensure(config, self.crypto, self._event, True)
+        finally:
+            del timekeeper
+            _forget()
+
+    def _settle(self, works: bool) -> None:
+        """A link stood on the renewed key, or none does: drop the other one from the flash."""
+        from keyferry_agent.store import Store
+
+        try:
+            store = Store(self._folder)
+            if works:
+                store.prove()
+            else:
+                store.fall_back()
+            self._unproved = False
+            self._event("key-proved" if works else "key-given-up")
+        except KeyferryError as error:
+            self._event("store-failed", error=error.name, detail=error.detail)
+        del Store
+        _forget(("keyferry_agent.store", "keyferry_agent.slots"))
+
     async def _open_link(self) -> tuple:
         from keyferry_agent import link
 
@@ -425,6 +479,13 @@ class Agent:
                 if self._renewal is not None:
                     await self._renew(self._renewal)
                     self._renewal = None
+                if self._unproved and self._refused >= GIVE_UP:
+                    self._refused = 0
+                    self._settle(False)
+                    await self._take_identity(False)
+                if self._doubt:
+                    self._doubt = False
+                    await self._check_clock()
                 reason = await self._one_link()
             except Exception as error:  # whatever it was, a device must come back by itself
                 reason = explain(error)
@@ -432,6 +493,9 @@ class Agent:
                 self._up.clear()
                 self._lost = clock.uptime()
                 delay = BACKOFF[0]
+            elif reason.name == "authentication-failed":
+                self._refused += 1
+            self._doubt = reason.name == "clock-wrong"
             if self._replaced:
                 # Two devices with one identity must not throw each other out all the time.
                 delay = BACKOFF[1]
@@ -457,6 +521,8 @@ class Agent:
             await self._register(True)
             if self._stopping:  # CPython's wait_for may swallow what stop() cancelled
                 raise asyncio.CancelledError
+            if self._unproved:
+                self._settle(True)
             grace = self.config.session_grace
             if self._lost is not None and clock.uptime() - self._lost > grace:
                 # The manager has told our peers already that we are gone.
@@ -526,13 +592,15 @@ class Agent:
                 self.sessions.make_ahead()
                 if clock.uptime() >= self._refresh_at:
                     await self._register()
+                if abs(clock.rtc() - clock.now()) > CLOCK_SLACK:
+                    await self._check_clock()
                 if self._wanted and clock.uptime() >= self._follow_at:
                     self._follow_at = clock.uptime() + FOLLOW_AGAIN
                     # A CA that we hold signs now: renew. If not, learn first which there are.
                     known = self._wanted in self._anchors
                     self._ask_renewal(False, b"" if known else self._wanted)
                 elif clock.now() >= self._renew_at:
-                    self._ask_renewal(False)
+                    self._ask_renewal(True)
             except KeyferryError as error:
                 self._event("upkeep-failed", error=error.name, detail=error.detail)
 

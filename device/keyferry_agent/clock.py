@@ -14,14 +14,50 @@ BUILD_DATE = 1793491200
 _OFFSET = 946684800 if time.gmtime(0)[0] == 2000 else 0
 
 
-def now() -> int:
-    """Unix seconds (since 1970) of the device's clock."""
+# (Unix seconds, uptime then, whether it was signed) once there is a time to count from.
+_anchor: tuple | None = None
+
+
+def rtc() -> int:
+    """Unix seconds of the board's own clock, which anybody may have set, or nobody."""
     return int(time.time()) + _OFFSET
 
 
-def is_set(seconds: int) -> bool:
-    """Whether a clock that shows ``seconds`` can be right: certificates depend on it."""
-    return seconds >= BUILD_DATE
+def trust(seconds: int, signed: bool) -> None:
+    """Count from here on, by a counter that no setting of the board's clock moves."""
+    global _anchor
+    _anchor = (seconds, uptime(), signed)
+
+
+def signed() -> bool:
+    """Whether the time goes back to one that the manager signed."""
+    return _anchor is not None and _anchor[2]
+
+
+def now() -> int:
+    """Unix seconds (since 1970): the trusted time, or the board's clock until there is one."""
+    if _anchor is None:
+        return rtc()
+    return _anchor[0] + uptime() - _anchor[1]
+
+
+def set_rtc(seconds: int) -> bool:
+    """Set the board's clock, by which TLS checks dates. False where there is none to set.
+
+    ``keyferry_board.set_time``, where a board has that, comes before ``machine.RTC``.
+    """
+    try:
+        set_time = __import__("keyferry_board").set_time
+    except (ImportError, AttributeError):
+        try:
+            real = __import__("machine").RTC()
+        except (ImportError, AttributeError):
+            return False
+        at = time.gmtime(seconds - _OFFSET)
+        real.datetime((at[0], at[1], at[2], at[6], at[3], at[4], at[5], 0))
+        return True
+    set_time(seconds)
+    return True
 
 
 if not CPYTHON:

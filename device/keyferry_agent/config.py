@@ -5,6 +5,7 @@ root.der       the realm's root certificate: the one thing that is trusted
 factory.crt    factory certificate, DER, and
 factory.key    its private key, SEC1 DER; or instead of both
 token          the one-time enrolment token, text
+factory-reset  empty: the next start erases all keys that the device made, and enrols anew
 """
 
 import json
@@ -18,6 +19,7 @@ _NUMBERS = {
     "mqtt_port": (1, 65535, 8883),
     "sip_port": (1, 65535, 5061),
     "est_port": (1, 65535, 8443),
+    "time_port": (0, 65535, 0),  # of the manager's signed time; 0: none is asked for
     "keep_alive": (5, 3600, 60),  # seconds
     "max_sessions": (1, 64, 4),
     "max_half_open": (1, 16, 2),
@@ -81,6 +83,7 @@ class Config:
     mqtt_port: int
     sip_port: int
     est_port: int
+    time_port: int
     keep_alive: int
     max_sessions: int
     max_half_open: int
@@ -186,7 +189,21 @@ def token(config: Config) -> str | None:
 
 def remove_token(config: Config) -> None:
     """Forget the token: it has done its work and is worth nothing any more."""
+    _remove(config.folder + "token")
+
+
+def wants_reset(config: Config) -> bool:
+    """Whether somebody put a file ``factory-reset`` beside the configuration."""
+    return read_file(config.folder + "factory-reset", 4096) is not None
+
+
+def reset_done(config: Config) -> None:
+    """The keys are gone: forget the wish. Cut off before this, the reset is done once more."""
+    _remove(config.folder + "factory-reset")
+
+
+def _remove(path: str) -> None:
     try:
-        os.remove(config.folder + "token")
+        os.remove(path)
     except OSError:
         pass  # there was none, or an earlier start removed it

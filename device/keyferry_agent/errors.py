@@ -2,6 +2,7 @@
 
 import asyncio
 
+from keyferry_agent import clock
 from keyferry_core.errors import AuthenticationError, KeyferryError, RemoteError
 
 TYPE_CHECKING = False
@@ -48,7 +49,11 @@ def explain(error: Exception) -> KeyferryError:
         return LinkError("the manager closed the link")
     if isinstance(error, ValueError):
         # mbedTLS did not accept the server's certificate; its text says why
-        return AuthenticationError("server certificate: " + str(error))
+        text = str(error)
+        if "validity" in text:
+            text += " (by our clock it is " + str(clock.rtc()) + ")"
+            return AuthenticationError("server certificate: " + text, "clock-wrong")
+        return AuthenticationError("server certificate: " + text)
     if isinstance(error, OSError):
         number = error.args[0] if error.args else 0
         if isinstance(number, int) and number < 0:

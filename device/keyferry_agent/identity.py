@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 # Seconds between two attempts to enrol: doubled from the first to the last, with jitter.
 BACKOFF = (1, 300)
-# A certificate is renewed when less than this part of its life is left (1/3).
+# A certificate is renewed, with a new key, when less than this part of its life is left (1/3); up
+# to a JITTER_PART of its life later, so that devices of one day do not come back as one.
 RENEW_PART = 3
+JITTER_PART = 24
 
 
 class Ready:
@@ -35,6 +37,7 @@ class Ready:
     others whose devices are believed. ``anchors``: for each of them, what states to the manager
     that it is the one that signs. ``agreement``: the (private, public) pair for the
     profile rpk, or None, and ``endorsed``, its public key as the manager takes it, or b"".
+    ``unproved``: the key before this one is still on flash.
     No methods: see config.Config.
     """
 
@@ -45,6 +48,7 @@ class Ready:
     issuer: bytes
     agreement: tuple | None
     endorsed: bytes
+    unproved: bool
     renew_at: int
     roots: list
     issuers: list
@@ -65,12 +69,15 @@ async def obtain(
     EnrolmentRefused when the manager does not want the device, LocalError when its configuration
     or its clock is wrong. ``secure``: with what TLS needs.
     """
-    seconds = clock.now()
-    if not clock.is_set(seconds):
-        event("clock-not-set", now=seconds, earliest=clock.BUILD_DATE)
-        raise LocalError("wrong-state", "the clock is not set: certificates cannot be checked")
+    from keyferry_agent import timekeeper
+
     config = files.load(folder)
+    await timekeeper.ensure(config, crypto, event)
     store = Store(folder)
+    if files.wants_reset(config):
+        store.erase()
+        files.reset_done(config)
+        event("factory-reset")
     if store.damaged > 1:
         event("store-damaged", files=store.damaged)
     delay = BACKOFF[0]
@@ -85,7 +92,7 @@ async def obtain(
         if ready is not None:
             # It is due, and there is more memory for it now than there will be later.
             try:
-                await enrolment.simplereenroll(config, store, crypto, event)
+                await enrolment.simplereenroll(config, store, crypto, event, True)
             except KeyferryError as error:
                 event("renewal-failed", error=error.name, detail=error.detail)
             continue
@@ -101,7 +108,10 @@ async def obtain(
                 wait = max(wait, error.seconds * 1000)
             event("enrol-failed", error=error.name, detail=error.detail, retry_ms=wait)
             await asyncio.sleep(wait / 1000)
+            if error.name == "clock-wrong":
+                await timekeeper.ensure(config, crypto, event, True)
             delay = min(2 * delay, BACKOFF[1])
+    ready.unproved = store.unproved
     ready.agreement = None
     ready.endorsed = b""
     if config.profile != "cert-only":
@@ -176,7 +186,10 @@ def _agreement(
     if kept is None:
         private, public = crypto.generate()
         kept = private, rpk.endorse(crypto, ready.private, ready.config.name, public)
-        store.set_agreement(*kept)
+        try:
+            store.set_agreement(*kept)
+        except KeyferryError as error:  # it serves until the next start, which makes another one
+            event("store-failed", error=error.name, detail=error.detail)
         event("agreement-key-made", curve="P-256", key_id=rpk.key_id(public).hex())
     private, endorsed = kept
     _, credential, _, _ = rpk.parse_endorsed(endorsed)
@@ -209,5 +222,7 @@ def _usable(
     ready.public = public
     ready.certificate = certificate
     ready.issuer = issuer
-    ready.renew_at = parsed.not_after - (parsed.not_after - parsed.not_before) // RENEW_PART
+    life = parsed.not_after - parsed.not_before
+    late = life * crypto.random(1)[0] // (256 * JITTER_PART)
+    ready.renew_at = parsed.not_after - life // RENEW_PART + late
     return ready

@@ -1,24 +1,18 @@
-"""The keystore: a device's identity on flash, whole after a power cut at any write.
+"""The keystore: a device's identity on flash, whole after a power cut at any write (slots.py).
 
-Two files, ``identity.0`` and ``identity.1``, each hold everything: magic (4 bytes), SHA-256 of
-the rest (32), then a CBOR map. Generation N is written to file N % 2, so the file that holds the
-current state is never open for writing, and the checksum tells a torn file from a whole one. No
-atomic rename is needed, which FAT does not have.
+A new key replaces the old one only when it has been proved: until a link stands on it, the old
+key and its certificate are kept beside it, and ``fall_back`` returns to them.
 """
 
-import os
+from keyferry_agent.slots import GENERATION, Slots, StoreError
+from keyferry_core import der
+from keyferry_core._compat import sha256
 
-from keyferry_core import cbor, der
-from keyferry_core._compat import equal, sha256
-from keyferry_core.errors import DecodeError, KeyferryError
-
-_MAGIC = b"KFS1"
-_HEAD = 36
-_MAX_FILE = 10240
+__all__ = ["Store", "StoreError", "pack_held"]
 
 # keys of the map: (length of the bytes: smallest, largest)
-_GENERATION, _PENDING, _NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER = range(1, 8)
-_AGREEMENT, _ENDORSED, _HELD = 8, 9, 10
+_PENDING, _NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER, _AGREEMENT, _ENDORSED = range(2, 10)
+_HELD, _OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER = range(10, 14)
 _BYTES = {
     # 32 bytes, or what a secure element hands out in place of a key
     _PENDING: (1, 128),
@@ -28,51 +22,13 @@ _BYTES = {
     _AGREEMENT: (1, 128),
     _ENDORSED: (1, 280),
     _HELD: (65, 4096),
+    _OLD_PRIVATE: (1, 128),
+    _OLD_CERTIFICATE: (1, 2048),
+    _OLD_ISSUER: (1, 2048),
 }
 _IDENTITY = (_NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER)
-
-
-class StoreError(KeyferryError):
-    """The flash did not take what was written to it. What was there before is still whole."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("internal", detail)
-
-
-def _well_formed(state: object, slot: int) -> bool:
-    if not isinstance(state, dict):
-        return False
-    generation = state.get(_GENERATION)
-    if isinstance(generation, bool) or not isinstance(generation, int):
-        return False
-    if generation < 1 or generation % 2 != slot:
-        return False
-    for key in state:
-        value = state[key]
-        if key in _BYTES:
-            low, high = _BYTES[key]
-            if not isinstance(value, bytes) or not low <= len(value) <= high:
-                return False
-        elif key in (_NAME, _REALM):
-            if not isinstance(value, str):
-                return False
-        elif key != _GENERATION:
-            return False
-    have = [key in state for key in _IDENTITY]
-    if (_AGREEMENT in state) != (_ENDORSED in state) or (_AGREEMENT in state and not all(have)):
-        return False
-    return all(have) or not any(have)
-
-
-def _parse(data: bytes, slot: int) -> dict | None:
-    body = data[_HEAD:]
-    if data[:4] != _MAGIC or not equal(data[4:_HEAD], sha256(body)):
-        return None
-    try:
-        state = cbor.decode(body)
-    except DecodeError:
-        return None
-    return state if _well_formed(state, slot) else None
+_CURRENT = (_PRIVATE, _CERTIFICATE, _ISSUER)
+_OLD = (_OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER)
 
 
 def pack_held(root: bytes, group: bytes, roots: list[bytes], issuers: list[bytes]) -> bytes:
@@ -83,34 +39,38 @@ def pack_held(root: bytes, group: bytes, roots: list[bytes], issuers: list[bytes
     return value + bytes((len(roots),)) + b"".join(roots + issuers)
 
 
-class Store:
+class Store(Slots):
     """The identity of one device.
 
     ``pending`` is the private key that an enrolment is under way for, or None. ``identity`` is
     None or (name, realm, private key, certificate, issuer), the last two DER. ``agreement`` is
     None or the key for the profile rpk: (private key, the public one endorsed by the identity's
-    key); it goes when the identity's key does. ``damaged`` counts files that were there and not
-    whole: 1 is what a power cut leaves, 2 is broken flash.
+    key); it goes when the identity's key does. ``unproved``: an older key is kept until ``prove``.
     """
 
     def __init__(self, folder: str = "/") -> None:
-        self._folder = folder if folder.endswith("/") else folder + "/"
-        self._state: dict = {_GENERATION: 0}
-        self.damaged = 0
-        for slot in (0, 1):
-            data = self._read(slot)
-            if data is None:
-                continue
-            state = _parse(data, slot)
-            if state is None:
-                self.damaged += 1
-            elif state[_GENERATION] > self._state[_GENERATION]:
-                self._state = state
+        super().__init__((folder if folder.endswith("/") else folder + "/") + "identity")
 
-    @property
-    def generation(self) -> int:
-        """How often the state was written, 0 for a device that was never started."""
-        return self._state[_GENERATION]
+    def well_formed(self, state: dict) -> bool:
+        for key in state:
+            value = state[key]
+            if key in _BYTES:
+                low, high = _BYTES[key]
+                if not isinstance(value, bytes) or not low <= len(value) <= high:
+                    return False
+            elif key in (_NAME, _REALM):
+                if not isinstance(value, str):
+                    return False
+            elif key != GENERATION:
+                return False
+        have = [key in state for key in _IDENTITY]
+        old = [key in state for key in _OLD]
+        whole = all(have)
+        if (_AGREEMENT in state) != (_ENDORSED in state) or (_AGREEMENT in state and not whole):
+            return False
+        if any(old) and not (all(old) and whole):
+            return False
+        return whole or not any(have)
 
     @property
     def pending(self) -> bytes | None:
@@ -127,6 +87,10 @@ class Store:
         if _AGREEMENT not in self._state:
             return None
         return self._state[_AGREEMENT], self._state[_ENDORSED]
+
+    @property
+    def unproved(self) -> bool:
+        return _OLD_PRIVATE in self._state
 
     def held(self, root: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
         """(anchors.group of the CA certificates that were fetched last, roots, issuing CAs).
@@ -147,13 +111,13 @@ class Store:
         """Keep what ``pack_held`` made."""
         state = dict(self._state)
         state[_HELD] = held
-        self._commit(state)
+        self.commit(state)
 
     def set_pending(self, private: bytes) -> None:
         """Keep the key of an enrolment before it starts, so that a retry uses the same one."""
         state = dict(self._state)
         state[_PENDING] = private
-        self._commit(state)
+        self.commit(state)
 
     def set_identity(
         self,
@@ -164,14 +128,16 @@ class Store:
         issuer: bytes,
         held: bytes = b"",
     ) -> None:
-        """Take over a new identity; the pending key and the old identity go.
+        """Take over a new identity; the pending key goes.
 
         ``held``: of ``pack_held``, when CA certificates were fetched with it.
 
-        A key that is replaced is in neither file afterwards, and neither is an agreement key that
-        it endorsed.
+        A key that is replaced stays as the old one until ``prove``, and an agreement key that it
+        endorsed goes. The key of another name or realm is in neither file afterwards.
         """
-        replaced = self._state.get(_PRIVATE, private) != private
+        before = self._state
+        replaced = before.get(_PRIVATE, private) != private
+        same_device = before.get(_NAME) == name and before.get(_REALM) == realm
         state = {
             _NAME: name,
             _REALM: realm,
@@ -179,69 +145,57 @@ class Store:
             _CERTIFICATE: certificate,
             _ISSUER: issuer,
         }
-        held = held or self._state.get(_HELD, b"")
+        held = held or before.get(_HELD, b"")
         if held:
             state[_HELD] = held
-        if not replaced and self.agreement is not None and self._state[_NAME] == name:
+        if not replaced and self.agreement is not None and same_device:
             state[_AGREEMENT], state[_ENDORSED] = self.agreement
-        self._commit(state)
-        if replaced:
-            try:
-                self._commit(dict(state))
-            except StoreError:
-                pass  # the new identity is whole; what it replaced goes with the next write
+        if same_device:
+            # a third key must not push out the one that is known to work
+            source = _CURRENT if replaced and not self.unproved else _OLD
+            if source[0] in before:
+                for i in range(3):
+                    state[_OLD[i]] = before[source[i]]
+        self.commit(state)
+        if replaced and not same_device:
+            self._write_over()
+
+    def prove(self) -> None:
+        """The identity works: the key before it goes from both files."""
+        self._drop(_CURRENT)
+
+    def fall_back(self) -> None:
+        """The new identity does not work: return to the old one; the new key goes from both files.
+
+        StoreError when there is no old one.
+        """
+        if not self.unproved:
+            raise StoreError("store: no older identity")
+        self._drop(_OLD)
+
+    def _drop(self, kept: tuple) -> None:
+        if not self.unproved:
+            return
+        before = self._state
+        state = {key: before[key] for key in before if key not in _OLD}
+        if kept is _OLD:
+            for i in range(3):
+                state[_CURRENT[i]] = before[_OLD[i]]
+            for key in (_AGREEMENT, _ENDORSED):
+                state.pop(key, None)
+        self.commit(state)
+        self._write_over()
+
+    def _write_over(self) -> None:
+        """The same state once more, into the file that still has what was replaced."""
+        try:
+            self.commit(dict(self._state))
+        except StoreError:
+            pass  # the state is whole; what it replaced goes with the next write
 
     def set_agreement(self, private: bytes, endorsed: bytes) -> None:
         """Keep the key for the profile rpk, beside the identity whose key endorsed it."""
         state = dict(self._state)
         state[_AGREEMENT] = private
         state[_ENDORSED] = endorsed
-        self._commit(state)
-
-    def _path(self, slot: int) -> str:
-        return self._folder + "identity." + str(slot)
-
-    def _read(self, slot: int) -> bytes | None:
-        try:
-            # a larger file is none of ours: its checksum will not fit
-            size = min(os.stat(self._path(slot))[6], _MAX_FILE)
-            with open(self._path(slot), "rb") as file:
-                return file.read(size)
-        except OSError:
-            return None
-
-    def _reads_back(self, slot: int, *parts: bytes) -> bool:
-        """Whether a file holds these parts and no more; piece by piece, for the memory."""
-        try:
-            with open(self._path(slot), "rb") as file:
-                for part in parts:
-                    for start in range(0, len(part), 256):
-                        piece = part[start : start + 256]
-                        if file.read(len(piece)) != piece:
-                            return False
-                return not file.read(1)
-        except OSError:
-            return False
-
-    def _commit(self, state: dict) -> None:
-        generation = self._state[_GENERATION] + 1
-        state[_GENERATION] = generation
-        slot = generation % 2
-        if not _well_formed(state, slot):
-            raise StoreError("store: not an identity")
-        body = cbor.encode(state)
-        head = _MAGIC + sha256(body)
-        try:
-            with open(self._path(slot), "wb") as file:
-                file.write(head)
-                file.write(body)
-                file.flush()
-                if hasattr(os, "fsync"):
-                    os.fsync(file.fileno())
-            if hasattr(os, "sync") and not hasattr(os, "fsync"):
-                os.sync()
-        except OSError as error:
-            raise StoreError("store: writing failed: " + str(error)) from None
-        if not self._reads_back(slot, head, body):
-            raise StoreError("store: the flash gave back something else")
-        self._state = state
+        self.commit(state)

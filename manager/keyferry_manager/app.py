@@ -22,6 +22,8 @@ from keyferry_manager.authority import LocalAuthority, open_authority
 from keyferry_manager.carriers.est import Est
 from keyferry_manager.carriers.http import HttpEndpoint
 from keyferry_manager.carriers.mqtt import MqttEndpoint, MqttLink, MqttSettings
+from keyferry_manager.carriers.plain import PlainListener
+from keyferry_manager.carriers.signed_time import CONNECTIONS, PER_ADDRESS, SignedTime
 from keyferry_manager.carriers.sip import SipEndpoint, SipLink, SipSettings
 from keyferry_manager.carriers.status import Status
 from keyferry_manager.carriers.tls import (
@@ -38,7 +40,7 @@ from keyferry_manager.host import CarrierHost
 from keyferry_manager.identity import Identifier, RevokedSet
 from keyferry_manager.issuing import Issuing
 from keyferry_manager.logs import log
-from keyferry_manager.observe.listener import Counted, ObserveListener
+from keyferry_manager.observe.listener import Counted
 from keyferry_manager.observe.measures import Measures
 from keyferry_manager.observe.service import Observation
 from keyferry_manager.policy import PolicyProblem
@@ -93,6 +95,8 @@ class Manager:
         self._rolling_over = False
         self._mqtt_listener: TlsListener | None = None
         self._sip_listener: TlsListener | None = None
+        self._time: SignedTime | None = None
+        self._time_listener: PlainListener | None = None
         self.sip: SipEndpoint | None = None
         self.measures = Measures()
         self.observation: Observation | None = None
@@ -151,6 +155,11 @@ class Manager:
     def est_port(self) -> int:
         """The port that EST is listened on."""
         return self._est_listener.port
+
+    @property
+    def time_port(self) -> int:
+        """The port that signed time is given on, -1 when it is not."""
+        return -1 if self._time_listener is None else self._time_listener.port
 
     @property
     def observe_port(self) -> int:
@@ -280,6 +289,8 @@ class Manager:
         if config.sip_port >= 0:
             await self._listen_for_sip(stack)
         await self._listen_for_mqtt(stack)
+        if config.time_port >= 0:
+            await self._listen_for_time(stack)
         await self._observe(stack, writer)
         self._api = AdminApi(config, store, self.trail, self._api_context)
         await self._api.start(stack)
@@ -350,6 +361,15 @@ class Manager:
         stack.push_async_callback(endpoint.stop)
         await self._listen(listener, config.sip_port, "sip_port")
         stack.callback(listener.stop_accepting)
+
+    async def _listen_for_time(self, stack: contextlib.AsyncExitStack) -> None:
+        config = self.config
+        self._time = SignedTime(self._authority.server_file, config.realm)
+        listener = self._time_listener = PlainListener(self._time, CONNECTIONS, PER_ADDRESS)
+        stack.push_async_callback(listener.stop)
+        await _start_listening(
+            listener, config.listen_host, config.time_port, "listen", "time_port"
+        )
 
     def _new_link_context(self) -> None:
         """Let the listeners of both carriers do their next handshakes with what is known now."""
@@ -577,6 +597,8 @@ class Manager:
     def _renew_contexts(self) -> None:
         """Let every listener do its next handshakes with the certificates that there are now."""
         self._new_link_context()
+        if self._time is not None:
+            self._time.adopt()
         self._est_listener.replace_context(self._est_context())
         self._api.renew()
 
@@ -594,7 +616,7 @@ def _link_limits(config: Config) -> TlsLimits:
 
 
 async def _start_listening(
-    listener: TlsListener | ObserveListener, host: str, port: int, section: str, key: str
+    listener: TlsListener | PlainListener, host: str, port: int, section: str, key: str
 ) -> None:
     try:
         await listener.start(host, port)

@@ -78,6 +78,14 @@ class Config:
         -1,
         65535,
     )
+    time_port: int = _setting(
+        -1,
+        "listen.time_port",
+        "Signed time over plain HTTP, for devices whose clock was never set, 8480 by custom; -1:\n"
+        "none, 0 takes any free port.",
+        -1,
+        65535,
+    )
     public_host: str = _setting(
         "",
         "listen.public_host",

@@ -40,6 +40,8 @@ certificate-required #44 403 401 present a client certificate or a one-time toke
 not-offered #45 501 501 this operation is refused on purpose
 wrong-state #60 500 500 this call is not possible now
 bad-argument #61 500 500 an argument is out of range
+clock-wrong #62 500 500 the clock is wrong, or a certificate has run out
+storage-failed #63 500 500 the storage does not take what is written
 """
 
 

@@ -33,6 +33,7 @@ _EXT_KEY_USAGE = b"\x55\x1d\x25"
 # GeneralName (section 4.2.1.6): the context tags [0] to [8], constructed where the type is.
 _GENERAL_NAMES = b"\xa0\x81\x82\xa3\xa4\xa5\x86\x87\x88"
 _URI = 0x86
+_DNS_NAME = 0x82
 # What printable ASCII has and PrintableString (X.680, 41.4) has not.
 _NOT_PRINTABLE = b'!"#$%&*;<>@[\\]^_`{|}~'
 
@@ -46,7 +47,7 @@ class Certificate:
     common_name            str, None unless the subject has exactly one
     not_before, not_after  int, Unix seconds, both inclusive
     public_key             65 bytes, 04 || x || y; not yet known to be a point of the curve
-    uris                   list of str: the URIs of the subject alternative name
+    uris, hosts            lists of str: URIs and DNS names of the subject alternative name
     is_ca                  bool
     path_length            int, None for no limit: how many CAs may stand below this one
     key_usage              int with the bits above, None when the extension is absent
@@ -66,6 +67,7 @@ class Certificate:
         self.not_after = 0
         self.public_key = b""
         self.uris: list[str] = []
+        self.hosts: list[str] = []
         self.is_ca = False
         self.path_length: int | None = None
         self.key_usage: int | None = None
@@ -199,7 +201,7 @@ def _parse_extensions(certificate: Certificate, extensions: der.Reader) -> None:
         elif kind == _EXT_KEY_USAGE:
             certificate.ext_key_usage = _key_purposes(value.enter(der.SEQUENCE))
         elif kind == _ALTERNATIVE_NAME:
-            certificate.uris = _uris(value.enter(der.SEQUENCE))
+            _alternative_names(certificate, value.enter(der.SEQUENCE))
         else:
             certificate.unknown_critical = certificate.unknown_critical or critical
             continue
@@ -224,8 +226,7 @@ def _key_purposes(value: der.Reader) -> list[bytes]:
     return purposes
 
 
-def _uris(value: der.Reader) -> list[str]:
-    uris = []
+def _alternative_names(certificate: Certificate, value: der.Reader) -> None:
     count = 0
     while value.more() or not count:
         tag = value.peek()
@@ -234,8 +235,9 @@ def _uris(value: der.Reader) -> list[str]:
         count += 1
         content = value.take(tag)
         if tag == _URI:
-            uris.append(_ascii(content))
-    return uris
+            certificate.uris.append(_ascii(content))
+        elif tag == _DNS_NAME:
+            certificate.hosts.append(_ascii(content))
 
 
 def check_dates(certificate: Certificate, now: int) -> None:

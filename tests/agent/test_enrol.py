@@ -35,6 +35,11 @@ def ok(body):
 
 
 GOOD = [ok(DATA["cacerts"]["good"]), ok(DATA["enrolled"]["good"])]
+# the next key is made by Enrolment below, where a renewal wants a new one
+NEXT = [GOOD[0], ok(DATA["enrolled"]["next key"])]
+NEXT_PRIVATE = bytes.fromhex(DATA["next private"])
+# after two thirds of a life from 2026 to 2046, and the longest jitter
+DUE = 2215000000
 
 
 class Server:
@@ -361,6 +366,8 @@ class Enrolment:
 
     async def simplereenroll(self, config, store, crypto, event, new_key=False, tls=None):
         self.used += 1
+        if new_key and store.identity[2] == PRIVATE:  # the link, asked first, has made one
+            store.set_pending(NEXT_PRIVATE)
         await enrol.simplereenroll(config, store, crypto, event, new_key, tls, self._server())
 
 
@@ -413,7 +420,8 @@ def test_no_enrolment_before_the_clock_is_set():
             agent, events = _agent(device, enrolment, Hub())
             for seconds in (0, 946684800, 1793491199):
                 set_clock(seconds)
-                await fails(LocalError, agent.start())
+                error = await fails(LocalError, agent.start())
+                assert error.name == "clock-wrong"
                 assert events.names()[-1] == "clock-not-set"
             assert enrolment.used == 0
 
@@ -484,8 +492,8 @@ def test_a_renewal_that_is_due_comes_before_the_link():
             agent, _ = _agent(device, Enrolment(GOOD), Hub())
             await asyncio.wait_for(agent.start(), 10)
             await agent.stop()
-            for script, failed in ((GOOD, 0), ([OSError(111)], 1)):
-                set_clock(2188000000)
+            for script, failed in ((NEXT, 0), ([OSError(111)], 1)):
+                set_clock(DUE)
                 enrolment = Enrolment(script)
                 agent, events = _agent(device, enrolment, Hub())
                 await asyncio.wait_for(agent.start(), 10)
@@ -493,7 +501,12 @@ def test_a_renewal_that_is_due_comes_before_the_link():
                 assert enrolment.used == 1
                 assert len(events.all("renewal-failed")) == failed
                 assert len(events.all("enrolled")) == 1 - failed
-                assert events.names()[-3:] == ["link-up", "registered", "stopped"]
+                names = [name for name in events.names() if name != "key-proved"]
+                assert names[-3:] == ["link-up", "registered", "stopped"]
+                # the new key came with the new certificate, and was proved by the link
+                assert Store(device.path).identity[2] == NEXT_PRIVATE
+                assert not Store(device.path).unproved
+                assert len(events.all("key-proved")) == 1 - failed
 
     run(main())
 
@@ -618,13 +631,12 @@ def test_a_certificate_is_renewed_in_time_and_the_link_made_anew():
         agent_module.TICK = 0.05
         with Device() as device:
             hub = Hub()
-            enrolment = Enrolment(GOOD, GOOD, [OSError(111)])
+            enrolment = Enrolment(GOOD, NEXT, [OSError(111)])
             agent, events = _agent(device, enrolment, hub)
             await asyncio.wait_for(agent.start(), 10)
             await asyncio.sleep(0.3)
             assert enrolment.used == 1
-            # its life is 2026 to 2046: a third of it is left in May 2039
-            set_clock(2188000000)
+            set_clock(DUE)
             while hub.opened < 2:
                 await asyncio.sleep(0.01)
             assert enrolment.used == 2
@@ -635,7 +647,7 @@ def test_a_certificate_is_renewed_in_time_and_the_link_made_anew():
             await asyncio.sleep(0.3)
             assert enrolment.used == 2
             for number in (3, 4):
-                set_clock(2188000000 + 3601 * (number - 2))
+                set_clock(DUE + 3601 * (number - 2))
                 while len(events.all("renewal-failed")) < number - 2:
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(0.3)
@@ -643,5 +655,57 @@ def test_a_certificate_is_renewed_in_time_and_the_link_made_anew():
             while events.names().count("registered") < 4:
                 await asyncio.sleep(0.01)
             await agent.stop()
+
+    run(main())
+
+
+def test_a_renewed_key_that_opens_no_link_is_given_up_for_the_one_before_it():
+    async def main():
+        with Device() as device:
+            hub = Hub()
+            agent, events = _agent(device, Enrolment(GOOD, NEXT), hub)
+            await asyncio.wait_for(agent.start(), 10)
+            hub.connack = 5  # from now on the manager refuses
+            task = asyncio.create_task(agent.renew(True))
+            while not events.all("key-given-up"):
+                await asyncio.sleep(0.01)
+            hub.connack = 0
+            while events.names().count("registered") < 2:
+                await asyncio.sleep(0.01)
+            await asyncio.wait_for(task, 10)
+            await agent.stop()
+            store = Store(device.path)
+            assert (store.identity[2], store.unproved) == (PRIVATE, False)
+
+    run(main())
+
+
+def test_a_factory_reset_erases_the_keys_and_nothing_else():
+    async def main():
+        with Device() as device:
+            agent, events = _agent(device, Enrolment(GOOD), Hub())
+            await asyncio.wait_for(agent.start(), 10)
+            assert Store(device.path).identity is not None
+            await asyncio.wait_for(agent.factory_reset(), 10)
+            assert events.names()[-2:] == ["stopped", "factory-reset"]
+            assert device.names() == ["config.json", "root.der"]
+            # with another token it enrols again
+            device.write("token", b"another\n")
+            Store(device.path).set_pending(PRIVATE)
+            agent, _ = _agent(device, Enrolment(GOOD), Hub())
+            await asyncio.wait_for(agent.start(), 10)
+            await agent.stop()
+            # and the same by a file
+            device.write("factory-reset", b"")
+            device.write("token", b"a third\n")
+            enrolment = Enrolment([GOOD[0], b"HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n"])
+            agent, events = _agent(device, enrolment, Hub())
+            await fails(EnrolmentRefused, agent.start())
+            assert events.names()[0] == "factory-reset"
+            assert "key-made" in events.names()
+            assert "factory-reset" not in device.names()
+            store = Store(device.path)
+            assert store.identity is None
+            assert store.pending not in (None, PRIVATE)
 
     run(main())

@@ -4,62 +4,15 @@
 import gc
 import os
 
-from keyferry_agent import store as store_module
+from keyferry_agent import slots as slots_module
 from keyferry_agent.store import Store, StoreError
 from keyferry_core import cbor
 from keyferry_core._compat import CPYTHON, sha256
+from support.cut_disk import Disk
 from support.portable import raises
 
 OLD = ("pump-7", "plant.example", b"\x01" * 32, b"old certificate", b"issuer")
 NEW = ("pump-7", "plant.example", b"\x02" * 32, b"new certificate " * 40, b"issuer" * 80)
-
-
-class Disk:
-    """A block device in RAM whose power fails: after ``writes`` more programmed blocks nothing is
-    kept, and of the last one only the first half."""
-
-    BLOCK = 512
-
-    def __init__(self, blocks):
-        self.data = bytearray(b"\xff" * (blocks * self.BLOCK))
-        self.left = None
-
-    def _spend(self):
-        if self.left is None:
-            return 2
-        if self.left == 0:
-            raise OSError(5)
-        self.left -= 1
-        return 1 if self.left == 0 else 2
-
-    def readblocks(self, number, buffer, offset=0):
-        at = number * self.BLOCK + offset
-        buffer[:] = self.data[at : at + len(buffer)]
-
-    def writeblocks(self, number, buffer, offset=None):
-        half = self._spend()
-        at = number * self.BLOCK
-        if offset is None:  # FAT writes whole blocks and erases nothing
-            offset = 0
-        length = len(buffer) * half // 2
-        self.data[at + offset : at + offset + length] = buffer[:length]
-        if half == 1:
-            raise OSError(5)
-
-    def ioctl(self, operation, argument):
-        if operation == 4:
-            return len(self.data) // self.BLOCK
-        if operation == 5:
-            return self.BLOCK
-        if operation == 6:
-            half = self._spend()
-            at = argument * self.BLOCK
-            length = self.BLOCK * half // 2
-            self.data[at : at + length] = b"\xff" * length
-            if half == 1:
-                raise OSError(5)
-            return 0
-        return None
 
 
 class Flash:
@@ -104,7 +57,7 @@ class TornFiles:
         self._folder = tempfile.TemporaryDirectory()
         self.path = self._folder.name
         self._left = None
-        store_module.open = self._open
+        slots_module.open = self._open
 
     def power(self, writes):
         self._left = writes * 16
@@ -115,7 +68,7 @@ class TornFiles:
         return failed
 
     def close(self):
-        del store_module.open
+        del slots_module.open
         self._folder.cleanup()
 
     def _open(self, path, mode):
@@ -200,9 +153,16 @@ def test_pending_then_identity_then_renewal():
             store = Store(place.path)
             assert store.identity == NEW
             assert store.pending is None
+            assert store.unproved
+            assert store.generation == 4
+            store.prove()
+            store = Store(place.path)
+            assert (store.identity, store.unproved) == (NEW, False)
             # the key that was replaced was written over, which took one write more
-            assert store.generation == 5
+            assert store.generation == 6
             assert store.damaged == 0
+            store.prove()
+            assert store.generation == 6
         finally:
             place.close()
 
@@ -275,6 +235,81 @@ def test_power_cut_at_every_write_of_a_renewal():
     assert _cut_everywhere(before, lambda store: store.set_pending(NEW[2]), (NEW[2], OLD)) > 5
 
 
+def test_power_cut_at_every_write_of_a_proof_and_of_a_return():
+    def before(store):
+        store.set_identity(*OLD)
+        store.set_identity(*NEW)
+
+    assert _cut_everywhere(before, lambda store: store.prove(), (None, NEW)) > 5
+
+    def back(store):
+        if store.unproved:
+            store.fall_back()
+
+    assert _cut_everywhere(before, back, (None, OLD)) > 5
+
+
+def test_a_key_that_does_not_work_goes_and_the_one_before_it_comes_back():
+    third = NEW[:2] + (b"\x04" * 32,) + NEW[3:]
+    for make in places():
+        place = make()
+        try:
+            store = Store(place.path)
+            raises(StoreError, store.fall_back)
+            store.set_identity(*OLD)
+            raises(StoreError, store.fall_back)
+            store.set_identity(*NEW)
+            # another new key before this one was proved: what is known to work stays
+            store.set_identity(*third)
+            assert store.identity == third
+            Store(place.path).fall_back()
+            store = Store(place.path)
+            assert (store.identity, store.unproved) == (OLD, False)
+            for slot in "01":
+                data = _read(place.path + "/identity." + slot)
+                assert OLD[2] in data
+                assert NEW[2] not in data and third[2] not in data
+            # of another device nothing is kept
+            store.set_identity("valve-2", *NEW[1:])
+            assert not store.unproved
+            for slot in "01":
+                assert OLD[2] not in _read(place.path + "/identity." + slot)
+            store.erase()
+            assert os.listdir(place.path) == []
+            assert Store(place.path).identity is None
+        finally:
+            place.close()
+
+
+def test_a_flash_that_is_full_is_told():
+    place = places()[0]()
+    try:
+        store = Store(place.path)
+        store.set_identity(*OLD)
+
+        def full(path, mode):
+            if mode == "wb":
+                raise OSError(28)
+            return open(path, mode)
+
+        kept = getattr(slots_module, "open", None)
+        slots_module.open = full
+        try:
+            error = raises(StoreError, store.set_identity, *NEW)
+        finally:
+            if kept is None:
+                del slots_module.open
+            else:
+                slots_module.open = kept
+        assert error.name == "storage-failed"
+        if isinstance(error.detail, str):
+            assert "full" in error.detail
+        assert store.identity == OLD
+        assert Store(place.path).identity == OLD
+    finally:
+        place.close()
+
+
 AGREEMENT = (b"\x03" * 32, b"endorsed by the key of OLD")
 
 
@@ -312,6 +347,7 @@ def test_an_agreement_key_lives_as_long_as_the_key_that_endorsed_it():
             store.set_identity(*NEW)
             assert store.agreement is None
             assert Store(place.path).agreement is None
+            store.prove()
             for slot in "01":
                 data = _read(place.path + "/identity." + slot)
                 assert NEW[2] in data
@@ -414,6 +450,8 @@ def test_contents_with_a_good_checksum_are_checked_as_well():
             {9: bytes(100)},
             {8: bytes(32), 9: bytes(281)},
             {10: b"e"},
+            {11: bytes(32), 12: b"e"},
+            {14: b"e"},
             {7: None},
         ):
             state = dict(whole)
@@ -450,17 +488,17 @@ def test_flash_that_gives_back_something_else():
     try:
         store = Store(place.path)
         store.set_pending(OLD[2])
-        kept = getattr(store_module, "open", open)
+        kept = getattr(slots_module, "open", open)
 
         def swapped(path, mode):
             return kept(path if mode == "wb" else place.path + "/other", mode)
 
         for other in (b"something else", _read(place.path + "/identity.1") + b"more"):
             _write(place.path + "/other", other)
-            store_module.open = swapped
+            slots_module.open = swapped
             error = raises(StoreError, store.set_identity, *OLD)
-            store_module.open = kept
-            assert error.name == "internal"
+            slots_module.open = kept
+            assert error.name == "storage-failed"
         assert store.pending == OLD[2]
         assert store.identity is None
     finally:

@@ -88,7 +88,7 @@ def test_init_makes_a_whole_home(home: Path):
     assert set(found) == private | {"server.pem", "keyferry.db", "keyferry.toml", "policy.toml"}
     assert set(found.values()) == {0o600}
     config = Config.load(home)
-    assert config == Config(home=home, realm="plant.example")
+    assert config == Config(home=home, realm="plant.example", time_port=8480)
     LocalAuthority(config)
     (entry,) = read("audit", home=home)
     assert (entry["event"], entry["outcome"]) == ("home-made", "ok")
@@ -515,7 +515,7 @@ def test_serve_for_people(local: Path, tmp_path: Path):
     with serving(local, "--trace", str(trace)) as process:
         match = re.fullmatch(
             r"ready: localhost on 127\.0\.0\.1, MQTT port (\d+), EST port (\d+), "
-            r"metrics on 127\.0\.0\.1 port \d+\n",
+            r"time port \d+, metrics on 127\.0\.0\.1 port \d+\n",
             process.line(),
         )
         assert match is not None

@@ -24,9 +24,12 @@ REALM = DATA["realm"]
 ISSUER = bytes.fromhex(DATA["issuer"])
 
 
+_REAL = (clock.now, clock.rtc, clock.uptime)
+
+
 def set_clock(seconds=NOW):
     """What both clocks of a device show: the one that can be set, and the one that cannot."""
-    clock.now = clock.uptime = lambda: seconds
+    clock.now = clock.rtc = clock.uptime = lambda: seconds
 
 
 def run(coroutine):
@@ -39,6 +42,7 @@ def run(coroutine):
     try:
         return asyncio.run(coroutine)
     finally:
+        clock.now, clock.rtc, clock.uptime = _REAL
         if not CPYTHON:  # its one loop keeps the tasks that were not awaited
             asyncio.new_event_loop()
 

@@ -59,7 +59,7 @@ class Home:
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
         folder.mkdir(mode=0o700)
-        ports = {"mqtt_port": 0, "est_port": 0, "observe_port": 0}
+        ports = {"mqtt_port": 0, "est_port": 0, "observe_port": 0, "time_port": 0}
         changes = {"listen_host": "127.0.0.1", **ports, **settings}
         (folder / FILE_NAME).write_text(template(REALM, **changes))
         self.config = Config.load(folder)

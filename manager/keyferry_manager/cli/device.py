@@ -116,6 +116,7 @@ def add(
         typer.Option(help="How it speaks to this manager; sip needs listen.sip_port: docs/sip.md."),
     ] = Carrier.MQTT,
     sip_port: PortOption = None,
+    time_port: PortOption = None,
     profile: Annotated[
         Profile, typer.Option(help="What it asks its peers for; it answers either: docs/keys.md.")
     ] = Profile.CERT,
@@ -143,7 +144,12 @@ def add(
             raise Problem(
                 f"{folder} exists already and is not overwritten: choose another with --out."
             )
-        ports = {"mqtt_port": mqtt_port, "est_port": est_port, "sip_port": sip_port}
+        ports = {
+            "mqtt_port": mqtt_port,
+            "est_port": est_port,
+            "sip_port": sip_port,
+            "time_port": time_port,
+        }
         entries = _common_files(config, authority, name, host, ports, carrier, profile)
     identity = None
     secret = ""
@@ -203,6 +209,7 @@ def _common_files(
     link_port = f"{carrier.value}_port"
     link = ports[link_port] or getattr(config, link_port)
     est_port = ports["est_port"] or config.est_port
+    time_port = ports["time_port"] or config.time_port
     if link < 0:
         raise ConfigProblem(
             "this manager does not listen for SIP: set listen.sip_port in keyferry.toml, 5061 by "
@@ -223,6 +230,8 @@ def _common_files(
     }
     if carrier is not Carrier.MQTT:
         settings["carrier"] = carrier.value
+    if time_port > 0:
+        settings["time_port"] = time_port
     if profile is not Profile.CERT:
         settings["profile"] = profile.value
     return [

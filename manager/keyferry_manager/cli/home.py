@@ -69,6 +69,15 @@ def init(
             min=0, max=65535, help="For metrics, on this machine only; 0 if --mqtt-port is 0."
         ),
     ] = None,
+    time_port: Annotated[
+        int | None,
+        typer.Option(
+            min=-1,
+            max=65535,
+            help="For signed time, plain HTTP; -1: none; 0, any free port, if --mqtt-port is 0.",
+            show_default="8480",
+        ),
+    ] = None,
     public_host: Annotated[
         str | None,
         typer.Option(parser=host_parser, metavar="HOST", help="Where devices reach this manager."),
@@ -145,6 +154,7 @@ def init(
         est_port=est_port,
         sip_port=sip_port,
         observe_port=observe_port if observe_port is not None else 9464 if mqtt_port else 0,
+        time_port=time_port if time_port is not None else 8480 if mqtt_port else 0,
         public_host=public_host or "",
         authority=authority,
         pkcs11_module=_whole(pkcs11_module),
@@ -323,6 +333,7 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
             "host": config.listen_host,
             "mqtt_port": manager.mqtt_port,
             "est_port": manager.est_port,
+            "time_port": manager.time_port,
             "sip_port": manager.sip_port,
             "observe_port": manager.observe_port,
             "api_port": manager.api_port,
@@ -335,6 +346,8 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
                 f"ready: {config.realm} on {config.listen_host}, MQTT port {manager.mqtt_port}, "
                 f"EST port {manager.est_port}"
             )
+            if manager.time_port >= 0:
+                line += f", time port {manager.time_port}"
             if manager.sip_port >= 0:
                 line += f", SIP port {manager.sip_port}"
             if manager.observe_port:

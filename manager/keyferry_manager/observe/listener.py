@@ -10,11 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from keyferry_manager.carriers.http import HttpEndpoint
-from keyferry_manager.carriers.tls import ChannelPeer
-
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-_MAX_CONNECTIONS = 64
 # Seconds for which an answer about readiness stands: whoever asks fast asks the database no faster.
 _READY_FOR = 1.0
 
@@ -63,82 +59,6 @@ class ObserveApp:
                 self._reasons = await self._ready()
                 self._asked_at = time.monotonic()
             return self._reasons
-
-
-class ObserveListener:
-    """Plain TCP for an ObserveApp."""
-
-    def __init__(self, app: ObserveApp) -> None:
-        self._endpoint = HttpEndpoint(app)
-        self._server: asyncio.Server | None = None
-        self._open = 0
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on."""
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
-
-    async def start(self, host: str, port: int) -> None:
-        """Listen. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Bounded(self), host, port)
-
-    async def stop(self) -> None:
-        """Stop listening, and let what is being answered end."""
-        if self._server is not None:
-            self._server.close()
-        await self._endpoint.stop()
-
-    # called by the connections
-
-    def opened(self, transport: asyncio.Transport) -> asyncio.Protocol | None:
-        """The protocol for a connection; None when there are too many."""
-        if self._open >= _MAX_CONNECTIONS:
-            return None
-        self._open += 1
-        peer = transport.get_extra_info("peername") or ("", 0)
-        return self._endpoint(ChannelPeer(f"{peer[0]}:{peer[1]}", None))
-
-    def closed(self) -> None:
-        """A connection that ``opened`` took is gone."""
-        self._open -= 1
-
-
-class _Bounded(asyncio.Protocol):
-    """Hands a connection over to HTTP, if there is room."""
-
-    def __init__(self, owner: ObserveListener) -> None:
-        self._owner = owner
-        self._inner: asyncio.Protocol | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._inner = self._owner.opened(transport)
-        if self._inner is None:
-            transport.abort()
-        else:
-            self._inner.connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self._inner is not None:
-            self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return None if self._inner is None else self._inner.eof_received()
-
-    def pause_writing(self) -> None:
-        if self._inner is not None:
-            self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        if self._inner is not None:
-            self._inner.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._inner is not None:
-            self._inner.connection_lost(exc)
-            self._owner.closed()
 
 
 class Counted:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from sqlalchemy.exc import SQLAlchemyError
 
+from keyferry_manager.carriers.plain import PlainListener
 from keyferry_manager.observe.collector import ManagerCollector, Metrics
-from keyferry_manager.observe.listener import ObserveApp, ObserveListener
+from keyferry_manager.observe.listener import ObserveApp
 from keyferry_manager.observe.measures import Measures, by_expiry
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Observation:
         self._store = store
         self._authority = authority
         collector = ManagerCollector(measures, relay, trail, writer, store, listeners)
-        self.listener = ObserveListener(ObserveApp(Metrics(collector).text, self.reasons))
+        self.listener = PlainListener(ObserveApp(Metrics(collector).text, self.reasons))
 
     async def reasons(self) -> list[str]:
         """Why the manager is not ready, empty when it is."""

@@ -129,6 +129,7 @@ class Stage:
             *("--carrier", carrier),
             *(f"--{carrier}-port", str(self.ready[f"{carrier}_port"])),
             *("--est-port", str(self.ready["est_port"]), "--profile", profile),
+            *("--time-port", str(self.ready["time_port"])),
         )
         # Shielded: a thread compiles it, and whoever waits beside us wants it as well.
         application = await asyncio.shield(self._application)

@@ -1,0 +1,184 @@
+"""A clock that can be trusted, before anything depends on a certificate's dates.
+
+No time before the floor is believed: the software's build date, or the last signed time that was
+kept on flash. A clock within WINDOW after the floor is believed as it is; one that is further
+ahead, or that somebody doubts, only until the manager's signed time says otherwise. The answer is
+fetched without TLS, which needs the time first; it is bound to our nonce and verified up to the
+root (core: signed_time.py).
+
+Only needed now and then: the agent forgets this module after use.
+"""
+
+import asyncio
+
+from keyferry_agent import clock
+from keyferry_agent import config as files
+from keyferry_agent.errors import explain, jitter
+from keyferry_agent.slots import Slots
+from keyferry_core.errors import AuthenticationError, KeyferryError, LocalError, RemoteError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from keyferry_core.suite import Crypto
+
+# Seconds between two questions while nothing else can be done: doubled, with jitter.
+BACKOFF = (1, 60)
+# Seconds for connecting and the answer together.
+ANSWER_TIMEOUT = 15
+# A clock at most so many seconds after the floor needs no confirmation.
+WINDOW = 30 * 86400
+# The floor is written when it has moved by so many seconds: once a day wears no flash out.
+KEEP_EVERY = 86400
+# The board's clock is set when it is off by more seconds.
+SLACK = 2
+
+_SECONDS = 2
+
+
+class Floor(Slots):
+    """The last signed time that was kept, ``seconds``; 0 when there is none."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder + "clock")
+
+    def well_formed(self, state: dict) -> bool:
+        value = state.get(_SECONDS)
+        return len(state) == 2 and isinstance(value, int) and not isinstance(value, bool)
+
+    @property
+    def seconds(self) -> int:
+        return self._state.get(_SECONDS, 0)
+
+    def keep(self, seconds: int) -> None:
+        """Raise the floor. StoreError."""
+        if seconds - self.seconds >= KEEP_EVERY:
+            self.commit({_SECONDS: seconds})
+
+
+async def ensure(
+    config: "files.Config",
+    crypto: "Crypto",
+    event: "Callable[..., None]",
+    doubt: bool = False,
+    opener: "Callable[..., Awaitable] | None" = None,
+) -> None:
+    """Return when the time can be trusted as far as that is possible; wait as long as it takes.
+
+    ``doubt``: it is to be confirmed even if it looks right. LocalError "clock-wrong" when the clock
+    is wrong and there is nothing to set it by. ``opener`` is for tests.
+    """
+    store = Floor(config.folder)
+    floor = max(store.seconds, clock.BUILD_DATE)
+    delay = BACKOFF[0]
+    while True:
+        shown = clock.rtc()
+        if clock.signed() or shown < floor:
+            shown = clock.now()
+        plausible = shown >= floor
+        if plausible and not doubt and shown - floor <= WINDOW:
+            clock.trust(shown, False)
+            return
+        if not config.time_port:
+            if not plausible:
+                event("clock-not-set", now=shown, earliest=floor)
+                raise LocalError("clock-wrong", "not set: certificates cannot be checked")
+            _adopt(shown, clock.signed(), event)
+            return
+        try:
+            seconds = await _signed(config, crypto, opener)
+            if seconds < floor:
+                raise AuthenticationError(
+                    "time: " + str(seconds) + " is before " + str(floor), "clock-wrong"
+                )
+        except Exception as failure:
+            error = explain(failure)
+            wait = 0 if plausible else jitter(delay, crypto.random)
+            event(
+                "time-failed",
+                error=error.name,
+                detail=error.detail,
+                now=shown,
+                earliest=floor,
+                retry_ms=wait,
+            )
+            if plausible:  # a clock that is ahead believes no one whom it should not
+                _adopt(shown, clock.signed(), event)
+                return
+            await asyncio.sleep(wait / 1000)
+            delay = min(2 * delay, BACKOFF[1])
+            continue
+        _adopt(seconds, True, event)
+        try:
+            store.keep(seconds)
+        except KeyferryError as error:
+            event("store-failed", error=error.name, detail=error.detail)
+        return
+
+
+def _adopt(seconds: int, signed: bool, event: "Callable[..., None]") -> None:
+    """Count from ``seconds``, and set the board's clock to it if that is off."""
+    was = clock.rtc()
+    clock.trust(seconds, signed)
+    off = abs(was - seconds) > SLACK
+    if off or signed:
+        done = clock.set_rtc(seconds) if off else False
+        event("time", now=seconds, was=was, signed=signed, set=done)
+
+
+async def _signed(
+    config: "files.Config", crypto: "Crypto", opener: "Callable[..., Awaitable] | None"
+) -> int:
+    """The manager's time. KeyferryError, OSError, EOFError, asyncio.TimeoutError."""
+    # a clock that is right needs none of these
+    from keyferry_agent.store import Store
+    from keyferry_core import signed_time
+
+    nonce = crypto.random(signed_time.NONCE_LENGTH)
+    data = await asyncio.wait_for(
+        _fetch(config, nonce, signed_time.MAX_ANSWER, opener), ANSWER_TIMEOUT
+    )
+    # while the realm's CA rolls over there are two roots
+    _, roots, _ = Store(config.folder).held(files.root(config))
+    for root in roots[:-1]:
+        try:
+            return signed_time.open_answer(crypto, root, config.realm, nonce, data)
+        except AuthenticationError:
+            continue
+    return signed_time.open_answer(crypto, roots[-1], config.realm, nonce, data)
+
+
+async def _fetch(
+    config: "files.Config",
+    nonce: bytes,
+    limit: int,
+    opener: "Callable[..., Awaitable] | None",
+) -> bytes:
+    from keyferry_core import est_codec
+
+    host = config.realm + ":" + str(config.time_port)
+    request = est_codec.request("GET", "/time/" + nonce.hex(), host, b"", "", "", "*/*")
+    if opener is None:
+        reader, writer = await asyncio.open_connection(config.host, config.time_port)
+    else:
+        reader, writer = await opener()
+    try:
+        writer.write(request)
+        await writer.drain()
+        response = est_codec.ResponseReader(limit)
+        while not response.done:
+            data = await reader.read(512)
+            if data:
+                response.feed(data)
+            else:
+                response.eof()
+    finally:
+        writer.close()
+        try:
+            await asyncio.wait_for(writer.wait_closed(), 2)
+        except Exception:
+            pass  # it is gone already, which is what was wanted
+    if response.status != 200:
+        raise RemoteError("unsupported", "time: HTTP " + str(response.status))
+    return response.body

@@ -17,6 +17,7 @@ import resource
 import selectors
 import socket
 import ssl
+import statistics
 import sys
 import tempfile
 import time
@@ -117,6 +118,11 @@ def relays(server: rivals.Server, pairs: list[Any], seconds: float) -> dict[str,
         "p50_ms": trips[len(trips) // 2],
         "p99_ms": trips[len(trips) * 99 // 100],
     }
+
+
+def medians(results: list[dict[str, float]]) -> dict[str, float]:
+    """Of each figure the middle one."""
+    return {what: statistics.median(each[what] for each in results) for what in results[0]}
 
 
 def handshakes(
@@ -232,11 +238,12 @@ def on_the_first_core() -> Iterator[int]:
 class Run:
     """All measurements, in one home."""
 
-    def __init__(self, home: Home, core: int, seconds: float, links: int) -> None:
+    def __init__(self, home: Home, core: int, seconds: float, links: int, rounds: int) -> None:
         self.home = home
         self.core = core
         self.seconds = seconds
         self.links = links
+        self.rounds = rounds
         self.missing = ""
 
     @contextlib.contextmanager
@@ -251,7 +258,7 @@ class Run:
             server.stop()
 
     def relays(self) -> dict[str, dict[str, float]]:
-        found = {}
+        """Each server in turn, again and again: what else the machine does meets all alike."""
         # What QoS 1 is to be compared with fairly acknowledges as well: twice the TLS records.
         kinds = [("bare relay", "relay", 0), ("bare relay, acked", "acked", 1)]
         for what, kind in (
@@ -260,22 +267,28 @@ class Run:
             ("mosquitto and worker", "mosquitto worker"),
         ):
             kinds += [(f"{what}, QoS {qos}", kind, qos) for qos in (0, 1)]
-        for what, kind, qos in kinds:
-            try:
-                with self.server(kind) as server, contextlib.ExitStack() as stack:
-                    pairs = [self._pair(kind, server.port, n, qos) for n in range(PAIRS)]
-                    for pair in pairs:
-                        for end in pair.ends:
-                            stack.callback(end.socket.close)
-                    before = server.counts().get("statements", 0) if kind == "manager" else 0
-                    found[what] = result = relays(server, pairs, self.seconds)
-                    if kind == "manager":
-                        after = server.counts()["statements"]
-                        relayed = result["per_second"] * self.seconds + TRIPS
-                        result["statements_per_1000"] = 1000 * (after - before) / relayed
-            except rivals.RivalMissing as missing:
-                self.missing = str(missing)
-        return found
+        found: dict[str, list[dict[str, float]]] = {}
+        for _ in range(self.rounds):
+            for what, kind, qos in kinds:
+                try:
+                    found.setdefault(what, []).append(self._relays(kind, qos))
+                except rivals.RivalMissing as missing:
+                    self.missing = str(missing)
+        return {what: medians(results) for what, results in found.items() if results}
+
+    def _relays(self, kind: str, qos: int) -> dict[str, float]:
+        with self.server(kind) as server, contextlib.ExitStack() as stack:
+            pairs = [self._pair(kind, server.port, n, qos) for n in range(PAIRS)]
+            for pair in pairs:
+                for end in pair.ends:
+                    stack.callback(end.socket.close)
+            before = server.counts().get("statements", 0) if kind == "manager" else 0
+            result = relays(server, pairs, self.seconds)
+            if kind == "manager":
+                after = server.counts()["statements"]
+                relayed = result["per_second"] * self.seconds + TRIPS
+                result["statements_per_1000"] = 1000 * (after - before) / relayed
+            return result
 
     def _pair(self, kind: str, port: int, number: int, qos: int) -> Any:
         if kind in ("relay", "acked"):
@@ -326,7 +339,7 @@ class Run:
         return found
 
 
-def measure(seconds: float, links: int, parts: list[str]) -> dict[str, Any]:
+def measure(seconds: float, links: int, rounds: int, parts: list[str]) -> dict[str, Any]:
     """Everything in ``parts``."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
@@ -340,7 +353,7 @@ def measure(seconds: float, links: int, parts: list[str]) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="keyferry-bench-") as folder,
         on_the_first_core() as core,
     ):
-        run = Run(Home(Path(folder) / "home", **limits), core, seconds, links)
+        run = Run(Home(Path(folder) / "home", **limits), core, seconds, links, rounds)
         found: dict[str, Any] = {part: getattr(run, part)() for part in parts}
         found["missing"] = run.missing
     found["ratios"] = ratios(found)
@@ -403,10 +416,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="load time of each server")
     parser.add_argument("--links", type=int, default=1000, help="idle links")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="times that each server relays; the median counts"
+    )
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found = measure(options.seconds, options.links, options.part or list(PARTS))
+    found = measure(
+        options.seconds, options.links, max(1, options.rounds), options.part or list(PARTS)
+    )
     if options.json:
         print(json.dumps(found))
     else:

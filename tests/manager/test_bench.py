@@ -13,7 +13,7 @@ from support.manager_kit import Home, until
 def test_every_part_of_the_bench_gives_its_figures(monkeypatch):
     monkeypatch.setattr(bench_manager, "PAIRS", 1)
     monkeypatch.setattr(bench_manager, "TRIPS", 50)
-    found = bench_manager.measure(0.2, 20, list(bench_manager.PARTS))
+    found = bench_manager.measure(0.2, 20, 1, list(bench_manager.PARTS))
     assert found["missing"] == ""
     rows = [f"{what}, QoS {qos}" for what in ("manager", "mosquitto", "mosquitto and worker")
             for qos in (0, 1)]  # fmt: skip

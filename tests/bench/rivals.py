@@ -28,6 +28,7 @@ from sqlalchemy.engine import Engine
 
 from bench.bench_relay import AckedRelay, BareRelay
 from keyferry_core import signalling as sig
+from keyferry_hil.free_port import free_port
 from keyferry_manager.app import Manager
 from keyferry_manager.carriers.tls import server_context
 from support.manager_kit import Home
@@ -241,7 +242,7 @@ def mosquitto(home: Home, core: int, worker: bool) -> Server:
     program = shutil.which("mosquitto", path=path)
     if program is None:
         raise RivalMissing("mosquitto is not installed: 'make system' does it")
-    secure, plain = _free_port(), _free_port()
+    secure, plain = free_port(), free_port()
     folder = home.folder
     trusted = folder / "trusted.pem"
     pem = serialization.Encoding.PEM
@@ -290,12 +291,6 @@ def _user() -> str:
     import pwd
 
     return pwd.getpwuid(os.getuid()).pw_name
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _listening(port: int) -> None:

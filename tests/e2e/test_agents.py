@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from keyferry_hil.free_port import free_port
 from keyferry_hil.virtual_device import Application, Event, VirtualDevice
 from keyferry_manager.cli.demo.stage import HEAP, Stage
-from support.page import free_port
 
 PROGRAM = Path(__file__).parent / "on_device" / "upkeep.py"
 PATIENCE = 40.0

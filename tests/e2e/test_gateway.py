@@ -21,9 +21,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from keyferry_hil import bench
+from keyferry_hil.free_port import free_port
 from keyferry_hil.virtual_device import Application, VirtualDevice
 from keyferry_manager.cli.demo.stage import Stage
-from support.page import free_port
 
 PROGRAMS = {"gateway": bench.GATEWAY, "destination": bench.DESTINATION}
 PATIENCE = 60.0

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from keyferry_hil.free_port import free_port
 from keyferry_manager.admin.scopes import SCOPES
 from keyferry_manager.api.problem import CODES
-from support.page import free_port, run_page
+from support.page import run_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from keyferry_core.errors import rows
-from support.page import free_port, run_page
+from keyferry_hil.free_port import free_port
+from support.page import run_page
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -2,19 +2,11 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 _MARK = "@@ block "
-
-
-def free_port() -> int:
-    """A port of this machine that is free now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def run_page(page: str, folder: Path) -> None:

@@ -11,17 +11,12 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
+from keyferry_hil.free_port import free_port
 from support.manager_kit import REALM, Running, until
 
 SECONDS = 60.0
 # Times that sipp is started, where it fails by itself before it has sent anything.
 _STARTS = 3
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has right now."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 def _modules() -> Path:

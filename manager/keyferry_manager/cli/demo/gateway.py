@@ -5,11 +5,11 @@ import http.client
 import json
 import shlex
 import shutil
-import socket
 import ssl
 from pathlib import Path
 
 from keyferry_hil import bench
+from keyferry_hil.free_port import free_port
 from keyferry_hil.virtual_device import Application, VirtualDevice
 from keyferry_manager.cli.demo.screen import Screen
 from keyferry_manager.cli.demo.stage import Stage
@@ -67,9 +67,7 @@ async def _set_up(stage: Stage, screen: Screen) -> tuple[int, str]:
         *("gateway", "add", str(folders[GATEWAY]), PARTY, "--to", DESTINATION),
         *("--host", "localhost", "--host", "127.0.0.1"),
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     _edit(folders[GATEWAY] / "gateway.json", listen=f"127.0.0.1:{port}")
     _edit(folders[DESTINATION] / "config.json", third_parties=[f"{GATEWAY} for {PARTY}"])
     screen.say("host", f"policy: {GATEWAY} for {PARTY} may ask for {DESTINATION}")

@@ -4,7 +4,10 @@ import json
 import os
 import pty
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 import tty
 from contextlib import ExitStack
 from pathlib import Path
@@ -164,3 +167,45 @@ def test_only_what_was_signed_and_fits_is_flashed(place: Path, tmp_path: Path) -
     more = ("--provisioned", tmp_path / "devices")
     assert "made with another build" in flash(tmp_path, out, *key, *port, *more)
     assert not (tmp_path / "report.json").exists()
+
+
+def test_a_board_whose_arithmetic_is_wrong_is_failed_and_not_tried_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, operation, arguments, expected = self_test.VECTORS[1]
+    wrong = (name, operation, arguments, expected[:-1] + ("0" if expected[-1] != "0" else "1"))
+    monkeypatch.setattr(self_test, "VECTORS", (wrong, *self_test.VECTORS[2:5]))
+    board = tmp_path / "board"
+    with virtual_port(board) as port:
+        said = flash(tmp_path, place / "out", "--key", place / "key.pub", "--port", port)
+    (found,) = json.loads((tmp_path / "report.json").read_text())["boards"]
+    assert (found["ok"], found["attempts"], found["problem"]) == (False, 1, "self-test")
+    assert f"1 of 4 test vectors failed: {name}: expected" in found["text"]
+    assert "do not use this board" in said
+
+
+def test_ctrl_c_ends_it_and_says_what_became_of_the_board(place: Path, tmp_path: Path) -> None:
+    program = "from keyferry_manager.cli import main; main()"
+    report = tmp_path / "report.json"
+    board = tmp_path / "board"
+    with virtual_port(board) as port:
+        line = ("firmware", "flash", place / "out", "--key", place / "key.pub", "--port", port)
+        with subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, line), "--report", str(report), "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            for row in process.stdout:
+                if json.loads(row)["event"] == "progress":
+                    break
+            process.send_signal(signal.SIGINT)
+            rest, said = process.communicate(timeout=120)
+        assert process.returncode == 130, said
+        assert "Traceback" not in said
+        (found,) = json.loads(report.read_text())["boards"]
+        assert (found["ok"], found["problem"]) == (False, "stopped"), rest
+        # The board is as usable as before: the same command makes a whole one of it.
+        flash(tmp_path, place / "out", "--key", place / "key.pub", "--port", port, code=0)
+    assert (board / "rom.img").read_bytes()

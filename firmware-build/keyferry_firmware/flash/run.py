@@ -83,7 +83,8 @@ def flash(
     stop: threading.Event,
 ) -> list[Result]:
     """Flash all of them; results in the order of ``targets``. ``tell`` is called by one thread at
-    a time. ``stop`` ends it soon."""
+    a time. ``stop`` ends it soon, and so does Ctrl-C, which sets it: the results say of each board
+    how far it got."""
     lock = threading.Lock()
 
     def one_word(event: Event) -> None:
@@ -104,6 +105,9 @@ def flash(
     with ThreadPoolExecutor(min(options.jobs, len(targets))) as pool:
         futures = [pool.submit(one, target) for target in targets]
         try:
+            return [future.result() for future in futures]
+        except KeyboardInterrupt:
+            stop.set()
             return [future.result() for future in futures]
         except BaseException:
             stop.set()

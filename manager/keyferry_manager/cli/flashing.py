@@ -118,6 +118,8 @@ def flash(
         write_line({"event": "report", "file": str(place), **made})
     else:
         _show(results, place)
+    if stop.is_set():
+        raise KeyboardInterrupt
     if not all(item.ok for item in results):
         raise typer.Exit(1)
 

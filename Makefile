@@ -102,6 +102,10 @@ coverage: $(INSTALLED) system ## how much of the manager's code its tests run, i
 fuzz: $(INSTALLED) ## hostile input to every decoder, a minute each; ARGS="cbor x509 --seconds 600 --jobs 2 --keep"
 	$(BIN)/python tests/fuzz/run.py $(ARGS)
 
+.PHONY: soak
+soak: $(INSTALLED) ## 10,000 reconnects and 100,000 records of one device in 128 KiB, and its heap; half an hour
+	@PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
+
 .PHONY: powercut
 powercut: $(INSTALLED) ## a device loses its power at every write; last line 'N cells, N lost'; ARGS="--part flash"
 	@PYTHONPATH=tests $(BIN)/python -m powercut $(ARGS)

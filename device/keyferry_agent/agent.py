@@ -100,8 +100,9 @@ class Agent:
     ``events(event, **fields)`` is told what happens; no field is ever a secret. Each call has
     ``ms``, milliseconds since the agent was made. ``crypto`` is a backend with the methods of
     ``suite.Crypto``, by default the board's or that one (``suite.for_board``). ``carrier`` and
-    ``enrolment`` take the place of MQTT and EST, in tests and for other links. ``config`` is there
-    after ``start``.
+    ``enrolment`` take the place of MQTT and EST, in tests and for other links. ``watchdog`` is
+    called twice a second from ``start`` to ``stop``: ``machine.WDT(timeout=8000).feed``. ``config``
+    is there after ``start``.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Agent:
         crypto: "Crypto | None" = None,
         carrier: "Any" = None,
         enrolment: "Any" = None,
+        watchdog: "Callable[[], object] | None" = None,
     ) -> None:
         self.config: Config | None = None
         self.sessions: Sessions | None = None
@@ -145,6 +147,8 @@ class Agent:
         self._refused = 0  # links in a row
         self._stopping = False
         self._direct = None  # direct.Listener
+        self._watchdog = watchdog
+        self._feeder: asyncio.Task | None = None
 
     # -- for the application --
 
@@ -158,7 +162,15 @@ class Agent:
             raise LocalError("wrong-state", "the agent runs")
         if not CPYTHON:
             gc.threshold(COLLECT_EVERY)
-        await self._take_identity()
+        if self._watchdog is not None and self._feeder is None:
+            from keyferry_agent.watchdog import keep_feeding
+
+            self._feeder = asyncio.create_task(keep_feeding(self._watchdog))
+        try:
+            await self._take_identity()
+        except BaseException:
+            self._starve()
+            raise
         if self.config.direct_port:
             from keyferry_agent.direct import Listener
 
@@ -183,6 +195,7 @@ class Agent:
         self.sessions.end_all("session-closed")
         if self._direct is not None:
             self._direct.stop()
+        self._starve()
         self._task.cancel()
         try:
             await self._task
@@ -190,6 +203,12 @@ class Agent:
             pass
         self._up.clear()
         self._event("stopped")
+
+    def _starve(self) -> None:
+        """Leave the watchdog to whoever goes on."""
+        if self._feeder is not None:
+            self._feeder.cancel()
+            self._feeder = None
 
     async def factory_reset(self) -> None:
         """Stop, and erase every key that this device made and every certificate for them.

@@ -333,7 +333,7 @@ def provision(folder, name, label=None, **settings):
 class Party:
     """An agent on a hub with its flash and its events; ``async with`` starts and stops it."""
 
-    def __init__(self, hub, name, label=None, **settings):
+    def __init__(self, hub, name, label=None, watchdog=None, **settings):
         self.folder = Folder()
         self.folder.__enter__()
         try:
@@ -341,7 +341,9 @@ class Party:
             self.events = Events()
             self.hub = hub
             self.name = name
-            self.agent = Agent(self.folder.path, self.events, carrier=hub.carrier(name))
+            self.agent = Agent(
+                self.folder.path, self.events, carrier=hub.carrier(name), watchdog=watchdog
+            )
         except BaseException:
             self.folder.__exit__()
             raise

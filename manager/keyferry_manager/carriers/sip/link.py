@@ -14,15 +14,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from keyferry_core import signalling as sig
-from keyferry_core import sip_check, sip_codec, sip_parts
+from keyferry_core import sip_check, sip_parts
 from keyferry_core.errors import KeyferryError, RemoteError, code_of
 from keyferry_core.names import MANAGER
 from keyferry_core.sip_codec import Message
 from keyferry_core.sip_fields import SipError, Uri
 from keyferry_manager.carriers.sip import answers, dialect
 from keyferry_manager.carriers.sip.answers import Fields
+from keyferry_manager.carriers.sip.letters import Letters
+from keyferry_manager.carriers.sip.reading import LinkReader
 from keyferry_manager.carriers.sip.registrar import Registrar
 from keyferry_manager.carriers.sip.sessions import Sessions
+from keyferry_manager.carriers.sip.shapes import Read, branch_of
 from keyferry_manager.carriers.tls import ChannelPeer
 from keyferry_manager.identity import IdentityRefused
 from keyferry_manager.logs import log
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("keyferry.sip")
 _PER_TURN = 32
+# Request-URIs of a device whose meaning is remembered; each has at most 1024 bytes.
+_TARGETS = 16
+_LONGEST_ROUTE = 256
 _IN_SESSION = (sig.CONNECT, sig.ACCEPT, sig.REJECT, sig.MESSAGE, sig.END)
 _OTHERS = (b"UPDATE", b"SUBSCRIBE", b"NOTIFY", b"PUBLISH", b"INFO", b"PRACK", b"REFER")
 
@@ -45,7 +51,7 @@ class _Sent:
 
     __slots__ = ("answered", "request", "until")
 
-    def __init__(self, request: Message, answered: Answered, until: float) -> None:
+    def __init__(self, request: Message | None, answered: Answered, until: float) -> None:
         self.request = request
         self.answered = answered
         self.until = until
@@ -61,7 +67,7 @@ class SipLink(asyncio.Protocol):
         self._settings = endpoint.settings
         self._peer = peer
         self._loop = asyncio.get_running_loop()
-        self._reader = sip_codec.Reader(max_body=self._settings.max_body)
+        self._reader = LinkReader(self._settings.max_body)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -88,6 +94,13 @@ class SipLink(asyncio.Protocol):
         self._against: tuple[int, str] | None = None
         self._registrar = Registrar(self)
         self._sessions: Sessions | None = None
+        self._letters = Letters("", self._realm)
+        # The URI in From that was found to be the device's, as the reader remembers it; and what
+        # the Request-URIs of its messages mean.
+        self._own_uri: Uri | None = None
+        self._targets: dict[bytes, str] = {}
+        # Values of Route that were found to lead to us.
+        self.routes: set[bytes] = set()
         self.name = ""
         self.address = peer.address
         self.transport = sig.TRANSPORT_SIP_TLS
@@ -99,7 +112,8 @@ class SipLink(asyncio.Protocol):
     # the transport's protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Look up who it is; nothing is read before that is known."""
+        """Wait for its first word: whoever says nothing costs no look-up and takes nobody's
+        place."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         host, port = transport.get_extra_info("sockname")[:2]
@@ -113,7 +127,17 @@ class SipLink(asyncio.Protocol):
             return
         waiting[self.certificate_der] += 1
         self._counted = True
-        transport.pause_reading()
+        self._timer = self._loop.call_later(self._settings.message_timeout, self._silent)
+
+    def _silent(self) -> None:
+        self._timer = None
+        self.refused("not-registered", "nothing came")
+        self._close("not-registered")
+
+    def _begin(self) -> None:
+        """Look up who it is; nothing is handled before that is known."""
+        assert self._transport is not None
+        self._transport.pause_reading()
         task = self._loop.create_task(self._identify(), name="sip-identify")
         self._task = task
         self.endpoint.tasks.add(task)
@@ -139,10 +163,13 @@ class SipLink(asyncio.Protocol):
             self.refused(error.name, error.detail)
             self._close(error.name)
             return
+        self._letters = Letters(self.name, self._realm)
         self._sessions = Sessions(self, self.endpoint.dialogs(self.name))
         self._online = True
         self._count_out()
         self._heard_at = self._begun_at = now
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = self._loop.call_later(1.0, self._check_times)
         self._resume_reading()
 
@@ -154,7 +181,9 @@ class SipLink(asyncio.Protocol):
         if not self._reader.waiting:
             self._begun_at = self._heard_at
         self._reader.feed(data)
-        if self._online and self._resume is None:
+        if self._task is None:
+            self._begin()
+        elif self._online and self._resume is None:
             self._handle_messages()
 
     def eof_received(self) -> bool | None:
@@ -183,9 +212,12 @@ class SipLink(asyncio.Protocol):
     def send(self, payload: bytes) -> bool:
         """Take one message of the relay: an answer, or something from a peer. False, and nothing
         taken, when the device reads too slowly."""
+        return self.take(wire.decode_map(payload))
+
+    def take(self, message: dict[int, Any]) -> bool:
+        """The same, as a map."""
         if not self._online or self._ended:
             return False
-        message = wire.decode_map(payload)
         kind = message[sig.TYPE]
         if kind == sig.SEND:
             return self._send_message(message)
@@ -228,7 +260,7 @@ class SipLink(asyncio.Protocol):
                 self._broken(error)
                 return
             if self._reader.pings:
-                self._reader.pings = 0
+                self._reader.ponged()
                 self._write(b"\r\n")
             if message is None:
                 return
@@ -272,12 +304,15 @@ class SipLink(asyncio.Protocol):
         method = message.method
         try:
             session = dialect.is_session(message)
-            sip_check.check(message, (b"outbound",), not session and dialect.is_call(message))
+            if not isinstance(message, Read):
+                called = not session and dialect.is_call(message)
+                sip_check.check(message, (b"outbound",), called)
+                self._reader.learn(message)
             if message.status:
                 self._on_response(message)
                 return
             self.endpoint.measures.sip_requests[dialect.method_name(method)] += 1
-            dialect.check_sender(message, self.name, self._realm)
+            self._check_sender(message)
             self._on_request(message, session)
         except dialect.Refused as refusal:
             self.refused(refusal.event, refusal.detail)
@@ -295,10 +330,28 @@ class SipLink(asyncio.Protocol):
             if method != b"ACK":
                 self.fail(message, error)
 
+    def _check_sender(self, message: Message) -> None:
+        if not isinstance(message, Read) or message.method == b"REGISTER":
+            dialect.check_sender(message, self.name, self._realm)
+            return
+        uri = message.from_().uri
+        if uri is not self._own_uri:
+            dialect.check_sender(message, self.name, self._realm)
+            self._own_uri = uri
+
+    def _target(self, message: Message) -> str:
+        wanted = self._targets.get(message.uri)
+        if wanted is None:
+            wanted = dialect.target(message, self._realm)
+            if len(self._targets) >= _TARGETS:
+                self._targets.clear()
+            self._targets[message.uri] = wanted
+        return wanted
+
     def _on_request(self, message: Message, session: bool) -> None:
         method = message.method
         if method == b"CANCEL":
-            cancel = self._invited.get(message.top_via().get(b"branch") or b"")
+            cancel = self._invited.get(branch_of(message))
             if cancel is None:
                 raise SipError(481, "no INVITE that waits")
             cancel(message)
@@ -306,7 +359,7 @@ class SipLink(asyncio.Protocol):
         if method != b"REGISTER" and message.to().get(b"tag") is not None:
             self._within(message, session)
             return
-        wanted = dialect.target(message, self._realm)
+        wanted = self._target(message)
         if method == b"REGISTER":
             self._registrar.register(message)
         elif method == b"OPTIONS":
@@ -330,7 +383,7 @@ class SipLink(asyncio.Protocol):
     def _invite(self, message: Message, session: bool, wanted: str) -> None:
         if not wanted:
             raise SipError(404, "the manager takes no calls")
-        branch = message.top_via().get(b"branch") or b""
+        branch = branch_of(message)
         if branch in self._invited:
             return  # sent again
         if len(self._invited) >= self._settings.open_requests:
@@ -371,7 +424,10 @@ class SipLink(asyncio.Protocol):
         if len(self._open) >= self._settings.open_requests:
             raise SipError(503, "too many requests without an answer")
         self._open[request[sig.ID]] = asked
-        self.host.receive(self, wire.encode(request))
+        if request[sig.TYPE] == sig.SEND:
+            self.host.take(self, request)
+        else:
+            self.host.receive(self, wire.encode(request))
 
     def relay(self, message: dict[int, Any]) -> tuple[int, str] | None:
         """Give the relay a message of a session: what it says against it, None when it is taken."""
@@ -447,20 +503,17 @@ class SipLink(asyncio.Protocol):
         if status >= 200:
             self._settled(asked, status)
             tag = tag or secrets.token_hex(8).encode()
-        answer = answers.answer(asked, status, self.address, tag, body)
-        for name, value in extra or ():
-            answer.add(name, value)
-        self._write(sip_codec.encode(answer))
+        self._write(answers.written(asked, status, self.address, tag, extra or (), body))
 
     def hand_back(self, asked: Message, answer: Message) -> None:
         """Hand on a peer's response to a request of this device."""
         if answer.status >= 200:
             self._settled(asked, answer.status)
-        self._write(sip_codec.encode(answer))
+        self._write(answers.encoded(answer))
 
     def begun(self, invite: Message, cancel: Callable[[Message], None]) -> None:
         """An INVITE waits for its final response, and can be cancelled."""
-        self._invited[invite.top_via().get(b"branch") or b""] = cancel
+        self._invited[branch_of(invite)] = cancel
 
     def received(self, via: bytes) -> bytes:
         """A Via of the device with the address that was seen."""
@@ -470,7 +523,7 @@ class SipLink(asyncio.Protocol):
         self.endpoint.measures.sip_responses[str(status)] += 1
         if asked.method == b"INVITE" and self._invited:
             try:
-                self._invited.pop(asked.top_via().get(b"branch") or b"", None)
+                self._invited.pop(branch_of(asked), None)
             except SipError:
                 pass
 
@@ -499,6 +552,13 @@ class SipLink(asyncio.Protocol):
         """Whether a URI names the manager itself."""
         return uri.host == self._here or uri.host in self.endpoint.hosts
 
+    def remember_route(self, value: bytes) -> None:
+        """A value of Route leads here, and always does."""
+        if len(value) <= _LONGEST_ROUTE:
+            if len(self.routes) >= _TARGETS:
+                self.routes.clear()
+            self.routes.add(value)
+
     @staticmethod
     def boundary() -> bytes:
         """A new boundary for the parts of a body."""
@@ -519,12 +579,12 @@ class SipLink(asyncio.Protocol):
     def _write_request(self, request: Message, branch: bytes) -> None:
         via = b"SIP/2.0/TLS " + self._realm.encode() + b";branch=" + branch
         request.fields.insert(0, (b"via", b"Via", via))
-        self._write(sip_codec.encode(request))
+        self._write(answers.encoded(request))
 
     def _send_message(self, message: dict[int, Any]) -> bool:
         if not self.has_room():
             return False
-        request = dialect.message_to(message, self.name, self._realm, self.contact)
+        branch, letter = self._letters.write(message, self.contact)
         sender, number = message[sig.FROM], message[sig.ID]
 
         def answered(answer: Message | int) -> None:
@@ -538,14 +598,16 @@ class SipLink(asyncio.Protocol):
             }
             if answer.status >= 300:
                 report[sig.ERROR_CODE] = sip_parts.error_of(answer)[0]
-            self.host.receive(self, wire.encode(report))
+            self.host.take(self, report)
 
-        self.ask(request, answered)
+        until = self._loop.time() + self._settings.transaction
+        self._sent[b"MESSAGE", branch] = _Sent(None, answered, until)
+        self._write(letter)
         return True
 
     def _on_response(self, message: Message) -> None:
         """The device answers one of our requests; what answers none is dropped."""
-        key = message.cseq()[1], message.top_via().get(b"branch") or b""
+        key = message.cseq()[1], branch_of(message)
         sent = self._sent.get(key)
         if sent is None:
             return
@@ -555,7 +617,7 @@ class SipLink(asyncio.Protocol):
                 sent.answered(message)
             return
         del self._sent[key]
-        if key[0] == b"INVITE" and message.status >= 300:
+        if key[0] == b"INVITE" and message.status >= 300 and sent.request is not None:
             self._acknowledge(sent.request, message)
         sent.answered(message)
 
@@ -573,7 +635,7 @@ class SipLink(asyncio.Protocol):
                 name == b"via" and not ack.fields
             ):
                 ack.fields.append(field)
-        self._write(sip_codec.encode(ack))
+        self._write(answers.encoded(ack))
 
     # time and end
 

@@ -211,8 +211,8 @@ class Sipp(Agent):
         assert self.tunnel.poll() is None, said
         return "Accepting new connections" in said
 
-    def run(self, scenario: Path, peer: str, calls: int = 1) -> None:
-        """Start a scenario; ``finished`` waits for its end."""
+    def run(self, scenario: Path, peer: str, calls: int = 1, call_id: str = "%u-%p@%s") -> None:
+        """Start a scenario; ``finished`` waits for its end. ``call_id``: as sipp has it."""
         self.start(
             [
                 "sipp", f"127.0.0.1:{self.door}", "-t", "t1", "-sf", str(scenario),
@@ -220,6 +220,7 @@ class Sipp(Agent):
                 "-m", str(calls), "-l", "10", "-r", "50", "-nostdin", "-trace_msg", "-message_file",
                 str(self.folder / "messages"), "-trace_err", "-timeout", f"{SECONDS:.0f}s",
                 "-i", "127.0.0.1", "-p", str(free_port()), "-max_socket", "20",
+                "-cid_str", call_id,
             ]
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ about twice a second, ``set_rules`` when names or rules changed, and writes down
 is told.
 """
 
+import math
 import secrets
 import time
 from collections import Counter
@@ -304,6 +305,11 @@ class Relay:
     def end_for_all(self, session: Session, reason: str) -> None:
         """End a session from our side, and tell both devices."""
         self._end_for(session, (session.initiator, session.responder), reason)
+
+    def fail_deliveries(self, reason: str) -> None:
+        """Tell all who wait for a report on a plain message that there will be none."""
+        for delivery in self.deliveries.expired(math.inf):
+            self._failed(delivery, reason)
 
     def adopt(self, settings: RelaySettings) -> None:
         """Other settings, from now on. What is there already stays."""

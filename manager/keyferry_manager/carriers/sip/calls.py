@@ -298,8 +298,8 @@ class _Invite:
                 self._learn(answer)
                 calls._return(link, self._asked, answer, self._peer)
             return
-        if status == 408 and isinstance(answer, int) and self._trying:
-            self._send_cancel()  # Timer C
+        if isinstance(answer, int) and self._trying and self._peer.has_room():
+            self._send_cancel()  # Timer C, or the manager stops
         if status >= 300 or isinstance(answer, int):
             if self._first:
                 calls.drop(call)

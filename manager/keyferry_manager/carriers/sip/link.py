@@ -233,6 +233,13 @@ class SipLink(asyncio.Protocol):
             self._answer(asked, message)
         return True
 
+    def give_up(self) -> None:
+        """The manager stops: whoever waits for an answer of this device gets one, while all links
+        are still there, and a device that rings is told to stop."""
+        sent, self._sent = self._sent, {}
+        for entry in sent.values():
+            entry.answered(430)
+
     def close(self) -> None:
         """Send what can be sent, and end the link."""
         self._flush()

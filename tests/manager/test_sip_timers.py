@@ -39,7 +39,7 @@ def link(running: Running, name: str) -> Any:
 def nothing_is_left(running: Running) -> None:
     for name in ("gauge-2", "pump-7"):
         until(lambda name=name: link(running, name).unsent == 0)
-        assert link(running, name)._invited == {}
+        assert link(running, name).invited == {}
     assert running.look(lambda manager: len(manager.sip.calls)) == 0
 
 

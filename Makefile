@@ -87,6 +87,10 @@ bench: $(INSTALLED) ## time of the core's work on both runtimes, bytes on the wi
 bench-manager: $(INSTALLED) system ## the manager against bare TLS, mosquitto and bare signing; ARGS="--part relays"
 	PYTHONPATH=tests $(BIN)/python -m bench.bench_manager $(ARGS)
 
+.PHONY: bench-sip
+bench-sip: $(INSTALLED) system ## the manager's SIP against Kamailio, by turns; ARGS="--part messages"
+	PYTHONPATH=tests $(BIN)/python -m bench.bench_sip $(ARGS)
+
 .PHONY: hil
 hil: $(INSTALLED) ## the bench's suites on four virtual boards; ARGS="--rig FILE", ARGS="--port PATH", ARGS="-k link"
 	@KEYFERRY_BENCH=$${KEYFERRY_BENCH:-build/hil/state} $(BIN)/keyferry bench run $(if $(findstring -n ,$(ARGS)),,-n $(HIL_JOBS)) $(ARGS)

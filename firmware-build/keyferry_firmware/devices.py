@@ -5,7 +5,8 @@ Columns, in any order, named in the first line:
 name             the device's name; always
 files            a folder that ``keyferry device add NAME --out`` made, in place of all up to token
 realm, host      the manager's realm, and where devices reach it
-mqtt_port, est_port   its ports; empty or absent for the usual ones
+carrier          mqtt or sip: what the device speaks; empty or absent for mqtt
+mqtt_port, est_port, sip_port   the manager's ports; empty or absent for the usual ones
 root             file with the realm's root certificate, DER: the one thing that a device trusts
 factory_key, factory_certificate   files with a factory identity, DER; or instead of both
 token            the one-time enrolment token: the device makes its key itself
@@ -35,11 +36,12 @@ from keyferry_core.names import check_name, check_realm
 from keyferry_firmware.problems import FirmwareProblem
 
 COLUMNS = (
-    *("name", "files", "realm", "host", "mqtt_port", "est_port", "root", "factory_key"),
-    *("factory_certificate", "token", "wifi_ssid", "wifi_password"),
+    *("name", "files", "realm", "host", "carrier", "mqtt_port", "est_port", "sip_port", "root"),
+    *("factory_key", "factory_certificate", "token", "wifi_ssid", "wifi_password"),
 )
 # What stands in the folder of the column ``files`` instead.
-_IN_FILES = COLUMNS[2:10]
+_IN_FILES = COLUMNS[2 : COLUMNS.index("token") + 1]
+_CARRIERS = ("mqtt", "sip")
 _SECRET = ("token", "wifi_password")
 _MOST_BYTES = 4 << 20
 _MOST_DEVICES = 10_000
@@ -198,7 +200,14 @@ def _from_cells(place: Path, row: dict[str, str], name: str) -> dict[str, bytes]
         if not row.get(column):
             raise _Wrong(f"{column} is missing")
         settings[column] = row[column]
-    for column in ("mqtt_port", "est_port"):
+    carrier = row.get("carrier", "")
+    if carrier:
+        if carrier not in _CARRIERS:
+            raise _Wrong("carrier: expected mqtt or sip")
+        settings["carrier"] = carrier
+    if row.get("sip_port") and carrier != "sip":
+        raise _Wrong("sip_port goes with the carrier sip")
+    for column in ("mqtt_port", "est_port", "sip_port"):
         text = row.get(column, "")
         if text:
             if not text.isascii() or not text.isdigit() or not 0 < int(text[:6]) < 65536:

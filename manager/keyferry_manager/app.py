@@ -219,7 +219,7 @@ class Manager:
 
     async def _suspend(self) -> None:
         """Close the links, and leave to the next run what it can go on with."""
-        document = suspend(self.relay)
+        document = suspend(self.relay, _give_up)
         if document is None:
             return
         try:
@@ -640,6 +640,11 @@ def _mqtt_settings(config: Config) -> MqttSettings:
     return MqttSettings(
         packets_per_second=config.messages_per_second, queue_messages=config.queue_messages
     )
+
+
+def _give_up(link: Link) -> None:
+    if isinstance(link, SipLink):
+        link.give_up()
 
 
 def _sip_settings(config: Config) -> SipSettings:

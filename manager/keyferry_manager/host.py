@@ -35,6 +35,11 @@ class CarrierHost:
         self.relay.receive(link, payload)
         self.took(time.perf_counter() - began)
 
+    def take(self, link: Link, message: dict[int, Any]) -> None:
+        began = time.perf_counter()
+        self.relay.take(link, message)
+        self.took(time.perf_counter() - began)
+
     def refused(self, event: str, name: str, address: str, detail: str) -> None:
         self.trail.refused(event, name, address, detail)
 

@@ -248,6 +248,16 @@ def _parse_head(head: bytes) -> Message:
     return message
 
 
+def _too_large(head: bytes) -> SipError:
+    """The error for a head without an end, with the lines before the one that is cut off."""
+    error = SipError(513, "a head that is too large")
+    try:
+        error.message = _parse_head(head[: head.rfind(b"\r\n")])
+    except SipError:
+        pass
+    return error
+
+
 def _content_length(message: Message, max_body: int, stream: bool) -> int:
     """The body's length, -1 for "up to the end of the datagram"."""
     found = message.count(b"content-length")
@@ -379,7 +389,7 @@ class Reader:
             if end >= 0:
                 end += start
             if end > self._max_head or (end < 0 and len(data) > self._max_head + 3):
-                raise SipError(513, "a head that is too large")
+                raise _too_large(bytes(memoryview(data)[: self._max_head]))
             if end < 0:
                 self._seen = len(data)
                 return None

@@ -71,7 +71,12 @@ async def _serve_manager(home: Home) -> None:
     event.listen(Engine, "before_cursor_execute", count)
     manager = Manager(home.folder)
     await manager.start()
-    await _answer({"port": manager.mqtt_port, "est_port": manager.est_port}, counts)
+    ports = {
+        "port": manager.mqtt_port,
+        "est_port": manager.est_port,
+        "sip_port": manager.sip_port,
+    }
+    await _answer(ports, counts)
     await manager.stop()
 
 
@@ -211,6 +216,7 @@ class Server:
         self.processes = processes
         self.port = ports["port"]
         self.est_port = ports.get("est_port", 0)
+        self.sip_port = ports.get("sip_port", 0)
 
     def cpu(self) -> float:
         return sum(process.cpu() for process in self.processes)

@@ -41,11 +41,17 @@ class Board(VirtualDevice):
         return [event for event in self.events if event["event"] == name]
 
 
-async def provide(stage: Stage, application: Application, name: str, way: str) -> Board:
+async def provide(
+    stage: Stage, application: Application, name: str, way: str, carrier: str = "mqtt"
+) -> Board:
     """A board with the files of a new device, which enrols by ``way``."""
     files = stage.folder / "devices" / name
+    speaks = () if carrier == "mqtt" else ("--carrier", carrier)
+    if carrier == "sip":
+        speaks += ("--sip-port", str(stage.ready["sip_port"]))
     await stage.keyferry(
         *("device", "add", name, way, "--out", str(files), "--home", str(stage.home)),
+        *speaks,
         *("--mqtt-port", str(stage.ready["mqtt_port"])),
         *("--est-port", str(stage.ready["est_port"])),
     )
@@ -60,7 +66,10 @@ Scene = Callable[[Stage, Board, Board], Awaitable[None]]
 
 
 def play(
-    application: Application, scene: Scene, ways: tuple[str, str] = ("--factory",) * 2
+    application: Application,
+    scene: Scene,
+    ways: tuple[str, str] = ("--factory",) * 2,
+    carrier: str = "mqtt",
 ) -> None:
     """A manager and two boards that may ask for each other, then the scene."""
 
@@ -71,12 +80,12 @@ def play(
             # the ports that it got are the ports that it keeps, also after a restart
             settings = stage.home / "keyferry.toml"
             text = settings.read_text()
-            for port in ("mqtt_port", "est_port"):
+            for port in ("mqtt_port", "est_port", "sip_port"):
                 assert f"\n{port} = 0\n" in text
                 text = text.replace(f"\n{port} = 0\n", f"\n{port} = {stage.ready[port]}\n")
             settings.write_text(text)
-            a = await provide(stage, application, "gauge-2", ways[0])
-            b = await provide(stage, application, "pump-7", ways[1])
+            a = await provide(stage, application, "gauge-2", ways[0], carrier)
+            b = await provide(stage, application, "pump-7", ways[1], carrier)
             await stage.allow("gauge-2", "pump-7")
             await scene(stage, a, b)
 

@@ -2,6 +2,7 @@
 manager, the real commands."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 
@@ -78,15 +79,20 @@ async def hint(board: Board, event: str, **fields: object) -> None:
     assert not board.all("renewal-failed"), "\n".join(map(str, board.events[after:]))
 
 
+@pytest.mark.parametrize("carrier", ["mqtt", "sip"])
 def test_two_boards_go_over_to_the_new_ca_and_a_third_is_left_behind(
-    application: Application,
+    application: Application, carrier: str
 ) -> None:
     async def scene(stage: Stage, a: Board, b: Board) -> None:
         await stage.keyferry("device", "list", "--home", str(stage.home))
         c = await provide(stage, application, "valve-9", "--factory")
         # Following takes a second TLS connection in the middle of a life, as a renewal does.
-        a = Board(a.name, a.flash, application, heap="160k")
-        b = Board(b.name, b.flash, application, heap="160k")
+        heap = "160k" if carrier == "mqtt" else "208k"
+        a = Board(a.name, a.flash, application, heap=heap)
+        b = Board(b.name, b.flash, application, heap=heap)
+        for board in (a, b):
+            settled = json.loads(board.files()["config.json"])
+            assert settled.get("carrier", "mqtt") == carrier
         stage.devices += [a, b]
         for board in (a, b, c):
             await board.boot()
@@ -153,4 +159,4 @@ def test_two_boards_go_over_to_the_new_ca_and_a_third_is_left_behind(
         entries = await stage.keyferry("audit", "--home", str(stage.home))
         assert any(each["event"] == "connection-refused" for each in entries)
 
-    play(application, scene)
+    play(application, scene, carrier=carrier)

@@ -121,6 +121,7 @@ def test_a_flood_of_invites_without_ack(
         finally:
             tracemalloc.stop()
         assert running.look(lambda m: len(m.sip.calls)) == 16
+        assert peak < 4_000_000
         print(f"{sent} INVITEs: 16 handed on, {refused} refused, {held} bytes held, peak {peak}")
         # a part of them answered and never acknowledged: still no more than the bound
         offered = [pump.next("INVITE") for _ in range(16)]
@@ -162,8 +163,24 @@ def test_what_is_too_large(running: Running, others: tuple[SipDevice, SipDevice]
     with SipDevice(running, "gauge-2") as gauge:
         assert gauge.register().code == 200
         contacts = ", ".join(f"<sip:gauge-2@h{number}>" for number in range(1000))
-        gauge.send(gauge.request("REGISTER", contact=contacts))
-        assert gauge.closed()  # so large a head is not read to its end
+        request = gauge.request("REGISTER", contact=contacts)
+        tracemalloc.start()
+        try:
+            gauge.send(request)
+            answer = gauge.answer()
+            held, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # so large a head is not read to its end, but what came of it says whom to answer
+        assert answer.code == 513
+        assert answer.headers["Call-ID"] == gauge.call_id
+        assert gauge.closed()
+        print(f"{len(bytes(request))} bytes, 1000 contacts: {held} held, peak {peak}")
+        assert peak < 1_000_000
+    with SipDevice(running, "gauge-2") as gauge:
+        assert gauge.register().code == 200
+        gauge.send(b"REGISTER sip:plant.example SIP/2.0\r\nContact: " + b"x" * 17_000)
+        assert gauge.closed()  # nothing that an answer could repeat
     with SipDevice(running, "gauge-2") as gauge:
         contacts = ", ".join(f"<sip:gauge-2@h{number}>" for number in range(600))
         assert gauge.register(contact=contacts).code == 400

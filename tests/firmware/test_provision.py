@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from keyferry_agent import config
 from keyferry_firmware import devices, images, labels
 from keyferry_firmware.problems import FirmwareProblem
 from support.command import command
@@ -105,6 +106,55 @@ def test_a_list_with_everything_in_it(place: Path, tmp_path: Path) -> None:
     log = (tmp_path / "out" / "provisioned.json").read_text()
     assert TOKEN not in log
     assert "correct horse" not in log
+
+
+def test_devices_on_either_carrier(place: Path, tmp_path: Path) -> None:
+    where = folder(place, tmp_path)
+    on_sip = changed("name", "valve-2")
+    rows = [[*GOOD, "sip", "5071"], [*on_sip, "sip", ""], [*changed("name", "gauge-3"), "mqtt", ""]]
+    rows += [[*changed("name", "gauge-4"), "", ""]]
+    path = listed(where, "list.csv", [*COLUMNS, "carrier", "sip_port"], *rows)
+    settings = {}
+    for device in devices.read(path):
+        settings[device.name] = json.loads(device.files["config.json"])
+        # what the agent makes of it
+        (tmp_path / "config.json").write_bytes(device.files["config.json"])
+        read = config.load(str(tmp_path))
+        assert (read.carrier, read.sip_port) == (
+            settings[device.name].get("carrier", "mqtt"),
+            settings[device.name].get("sip_port", 5061),
+        )
+    known = {"realm": "plant.example", "host": "192.0.2.1"}
+    assert settings == {
+        "pump-7": {"name": "pump-7", **known, "carrier": "sip", "sip_port": 5071},
+        "valve-2": {"name": "valve-2", **known, "carrier": "sip"},
+        "gauge-3": {"name": "gauge-3", **known, "carrier": "mqtt"},
+        "gauge-4": {"name": "gauge-4", **known},
+    }
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["udp", ""], "line 2: carrier: expected mqtt or sip"),
+        (["SIP", ""], "line 2: carrier: expected mqtt or sip"),
+        (["sip", "0"], "line 2: sip_port: expected 1 to 65535"),
+        (["sip", "70000"], "line 2: sip_port: expected 1 to 65535"),
+        (["mqtt", "5061"], "line 2: sip_port goes with the carrier sip"),
+        (["", "5061"], "line 2: sip_port goes with the carrier sip"),
+    ],
+)
+def test_a_carrier_that_cannot_be(place: Path, tmp_path: Path, cells: list[str], said: str) -> None:
+    where = folder(place, tmp_path)
+    path = listed(where, "list.csv", [*COLUMNS, "carrier", "sip_port"], [*GOOD, *cells])
+    with pytest.raises(FirmwareProblem, match=re.escape(said)):
+        devices.read(path)
+
+
+def test_a_carrier_beside_files_is_refused(place: Path) -> None:
+    path = listed(*(place, "both.csv", ["name", "files", "carrier"]), ["gauge-2", "gauge-2", "sip"])
+    with pytest.raises(FirmwareProblem, match="line 2: give either files or carrier"):
+        devices.read(path)
 
 
 def changed(column: str, value: str) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from support.manager_kit import Home, Running, until
 from support.sip_device import SipDevice
+from support.sip_phone import Phone
 from support.user_agents import SECONDS, Agent, Baresip, Linphone, Sipp
 
 SCENARIOS = Path(__file__).parent / "sipp"
@@ -66,6 +67,33 @@ def test_sipp_under_another_name(running: Running, home: Home, tmp_path: Path) -
         assert 'Warning: 399 plant.example "identity-mismatch' in gauge.finished()
         assert pump.nothing()
     assert home.audit("identity-mismatch")[0].name == "gauge-2"
+
+
+@pytest.mark.needs("sipp", "stunnel4")
+def test_sipp_is_called(running: Running, home: Home, tmp_path: Path) -> None:
+    with (
+        Phone(running, "gauge-2") as gauge,
+        Sipp(running, "pump-7", tmp_path / "pump") as pump,
+    ):
+        assert gauge.register().code == 200
+        pump.run(SCENARIOS / "callee.xml", "gauge-2", call_id="sipp-%u@pump-7")
+        joins(running, pump)
+        invite = gauge.call(call_id="sipp-1@pump-7")
+        ringing = gauge.receive()
+        while ringing is not None and getattr(ringing, "code", 0) < 180:
+            ringing = gauge.receive()
+        assert ringing is not None
+        assert ringing.code == 180  # type: ignore[union-attr]
+        accepted = gauge.final()
+        assert accepted.code == 200
+        assert accepted.headers["P-Asserted-Identity"] == "<sip:pump-7@plant.example>"
+        gauge.send(gauge.inside_call("ACK", accepted, invite.cseq.sequence))
+        bye = gauge.inside_call("BYE", accepted, invite.cseq.sequence + 1)
+        assert gauge.answer(bye).code == 200
+        messages = pump.finished()
+    assert "P-Asserted-Identity: <sip:gauge-2@plant.example>" in messages
+    assert running.look(lambda manager: len(manager.sip.calls)) == 0
+    home.audit("call-ended")
 
 
 @pytest.mark.needs("baresip")

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from bench import bench_manager
+from bench import bench_manager, bench_sip
 from keyferry_core import signalling as sig
 from support.manager_kit import Home, until
 
@@ -27,6 +27,20 @@ def test_every_part_of_the_bench_gives_its_figures(monkeypatch):
     for target in bench_manager.TARGETS:
         assert [ratio for ratio in found["ratios"] if ratio.startswith(target)], target
     bench_manager.show(found)
+
+
+@pytest.mark.needs("kamailio")
+def test_every_part_of_the_sip_bench_gives_its_figures(monkeypatch):
+    monkeypatch.setattr(bench_sip, "PAIRS", 1)
+    found = bench_sip.measure(0.3, 1, list(bench_sip.PARTS))
+    assert found["missing"] == ""
+    for part in bench_sip.PARTS:
+        bare = {"bare TLS server"} if part == "handshakes" else set()
+        assert set(found[part]) == {"manager", "kamailio"} | bare
+        for rounds in found[part].values():
+            assert [row for row in rounds if row["per_second"] > 0 and row["us"] > 0]
+    assert bench_sip.TARGETS.keys() <= found["ratios"].keys()
+    bench_sip.show(found)
 
 
 def test_a_relay_asks_no_database(tmp_path):

@@ -5,6 +5,9 @@ the key of the record, and then the record as a byte string. Where a link repeat
 head that was decoded and checked before, what is left to check is that byte string: its length in
 the shortest form, within bounds, and exactly up to the end of the payload. Whatever differs goes
 the long way, and gets its error there.
+
+A plain message and its report may come as a map, from a carrier that has made it of another form.
+Of those the number and the data differ, and the rest is compared with one that was checked before.
 """
 
 from typing import Any
@@ -14,6 +17,7 @@ from keyferry_manager.registry import Link
 
 # Heads that are remembered of one link, about 150 bytes each: a device has few sessions at a time.
 PER_LINK = 4
+_DIFFERS = (sig.ID, sig.DATA)
 _KEYS = {sig.TYPE, sig.FROM, sig.TO, sig.SESSION, sig.RECORD}
 
 
@@ -22,6 +26,7 @@ class Envelopes:
 
     def __init__(self) -> None:
         self._known: dict[Link, list[tuple[bytes, dict[int, Any]]]] = {}
+        self._made: dict[Link, list[dict[int, Any]]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -51,9 +56,34 @@ class Envelopes:
         known.insert(0, (head, common))
         del known[PER_LINK:]
 
+    def check(self, link: Link, made: dict[int, Any]) -> dict[int, Any]:
+        """What ``signalling.check`` says of a map from a device. Raises DecodeError."""
+        common = {key: value for key, value in made.items() if key not in _DIFFERS}
+        known = self._made.get(link)
+        if (
+            known is not None
+            and common in known
+            and type(made.get(sig.ID)) is int
+            and 0 <= made[sig.ID] <= 0xFFFFFFFF
+            and (
+                made[sig.TYPE] == sig.DELIVERED
+                if sig.DATA not in made
+                else made[sig.TYPE] == sig.SEND
+                and type(made[sig.DATA]) is bytes
+                and len(made[sig.DATA]) <= sig.MAX_PLAIN
+            )
+        ):
+            return made
+        sig.check(made, True)
+        known = self._made.setdefault(link, [])
+        known.insert(0, common)
+        del known[PER_LINK:]
+        return made
+
     def forget(self, link: Link) -> None:
         """The link has ended."""
         self._known.pop(link, None)
+        self._made.pop(link, None)
 
 
 def _byte_string(payload: bytes, at: int) -> bytes | None:

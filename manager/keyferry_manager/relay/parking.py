@@ -6,19 +6,21 @@ run's own identifier, by which devices see that nothing was lost. A manager that
 nothing, and its devices see another identifier.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from keyferry_manager.registry import Session
+from keyferry_manager.registry import Link, Session
 from keyferry_manager.registry.sessions import State
 from keyferry_manager.relay.relay import Relay
 
 Document = dict[str, Any]
 
 
-def suspend(relay: Relay) -> Document | None:
+def suspend(relay: Relay, give_up: Callable[[Link], None] = lambda link: None) -> Document | None:
     """End what cannot survive, close every link, and return what the next run is to know.
 
-    None when there is nothing to survive.
+    None when there is nothing to survive. ``give_up`` is called for each link while all of them
+    are still there.
     """
     kept: list[Session] = []
     names: set[str] = set()
@@ -40,7 +42,11 @@ def suspend(relay: Relay) -> Document | None:
         for presence in relay.registry
         if presence.name in names and presence.instance is not None
     }
+    # While the senders are still there: else it depended on whose link ends first.
+    relay.fail_deliveries("peer-gone")
     links = [presence.link for presence in relay.registry if presence.link is not None]
+    for link in links:
+        give_up(link)
     for link in links:
         relay.link_down(link, False, "manager-stopped")
     for link in links:

@@ -5,6 +5,7 @@ about twice a second, ``set_rules`` when names or rules changed, and writes down
 is told.
 """
 
+import math
 import secrets
 import time
 from collections import Counter
@@ -186,18 +187,29 @@ class Relay:
 
     def receive(self, link: Link, payload: bytes) -> None:
         """One message from a device: relay it, or answer why not."""
+        self._pass(link, payload, None)
+
+    def take(self, link: Link, made: dict[int, Any]) -> None:
+        """The same for a message that its carrier has made of another form, as a map. It is held
+        to the same rules, and must be one that fits MAX_MESSAGE whatever is in it."""
+        self._pass(link, b"", made)
+
+    def _pass(self, link: Link, payload: bytes, made: dict[int, Any] | None) -> None:
         message: dict[int, Any] | None = None
         passed: list[tuple[str, str]] | None = None if self._trace is None else []
         passage: Passage | None = None
         outcome = "relayed"
         step: Step | None = None
         try:
-            message = self._envelopes.decode(link, payload)
+            if made is None:
+                message = self._envelopes.decode(link, payload)
+            else:
+                message = self._envelopes.check(link, made)
             if message is None:
                 message = wire.decode(payload)
                 if sig.RECORD in message:
                     self._envelopes.keep(link, payload, message)
-            passage = Passage(link, payload, message)
+            passage = Passage(link, payload, message, passed is not None)
             if passed is None:
                 for step in PATHS[passage.kind]:
                     step(self, passage)
@@ -214,9 +226,13 @@ class Relay:
             if passed is not None:
                 at = "decode" if step is None else step.__name__
                 passed.append((at, error.name + (f": {error.detail}" if error.detail else "")))
+            if made is not None and message is None:
+                payload = wire.encode(made)
             self._refuse(link, payload, message, error)
         if self._trace is not None and passed is not None:
             out = passage.out if passage is not None and outcome in ("relayed", "answered") else b""
+            if made is not None:
+                payload = wire.encode(made)
             self._trace(link, payload, message, passed, outcome, out)
 
     def admit(self, link: Link, message: dict[int, Any]) -> tuple[Link, list[list[Any]]]:
@@ -289,6 +305,11 @@ class Relay:
     def end_for_all(self, session: Session, reason: str) -> None:
         """End a session from our side, and tell both devices."""
         self._end_for(session, (session.initiator, session.responder), reason)
+
+    def fail_deliveries(self, reason: str) -> None:
+        """Tell all who wait for a report on a plain message that there will be none."""
+        for delivery in self.deliveries.expired(math.inf):
+            self._failed(delivery, reason)
 
     def adopt(self, settings: RelaySettings) -> None:
         """Other settings, from now on. What is there already stays."""

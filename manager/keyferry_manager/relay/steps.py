@@ -29,29 +29,73 @@ class Passage:
     """One message on its way: what it is, and what the steps have found so far."""
 
     __slots__ = (
+        "_out",
+        "_payload",
         "delivery",
         "key",
         "kind",
         "leg",
         "link",
         "message",
-        "out",
-        "payload",
+        "onward",
         "peer",
         "session",
+        "traced",
     )
 
-    def __init__(self, link: Link, payload: bytes, message: dict[int, Any]) -> None:
+    def __init__(
+        self, link: Link, payload: bytes, message: dict[int, Any], traced: bool = False
+    ) -> None:
         self.link = link
-        self.payload = payload
         self.message = message
+        self.traced = traced
+        self._payload = payload  # b"": the carrier made the map itself
         self.kind: int = message[sig.TYPE]
         self.key: AgreementKey | None = None  # the sender's, checked
         self.leg: Leg | None = None  # the sender's, checked
         self.peer: Link | None = None
         self.session: Session | None = None
         self.delivery: Delivery | None = None  # that a report is about
-        self.out = b""  # what the peer, or the sender, gets
+        # What the peer, or the sender, gets: bytes, or a map that is encoded when it must be.
+        self._out = b""
+        self.onward: dict[int, Any] | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """The bytes that came, or those of the map that did."""
+        if not self._payload:
+            self._payload = wire.encode(self.message)
+        return self._payload
+
+    @property
+    def out(self) -> bytes:
+        """The bytes that go on; b"" while there are none."""
+        if not self._out and self.onward is not None:
+            self._out = wire.encode(self.onward)
+        return self._out
+
+    @out.setter
+    def out(self, out: bytes) -> None:
+        self._out = out
+
+    def keep(self) -> None:
+        """What came goes on."""
+        if self._payload:
+            self._out = self._payload
+        else:
+            self.onward = self.message
+
+    def hand(self, link: Link) -> bool:
+        """Give it to a link, as a map where the link wants that. False when it has no room."""
+        take = getattr(link, "take", None)
+        if take is None or self.onward is None:
+            return link.send(self.out)
+        return take(self.onward)
+
+    @property
+    def size(self) -> str:
+        """The size of what goes on, for the trace."""
+        return f"{len(self.out)} bytes" if self.traced else ""
 
 
 # -- pure checks -----------------------------------------------------------------------------
@@ -254,7 +298,7 @@ def legs(relay: "Relay", passage: Passage) -> str:
     message = dict(passage.message)
     onward = [passage.peer.address, passage.peer.transport, True, True]
     message[sig.ROUTE] = [passage.leg, onward]
-    passage.out = wire.encode(message)
+    passage.onward = message
     return "second leg added"
 
 
@@ -271,17 +315,17 @@ def _public_key(relay: "Relay", device: str) -> bytes | None:
 
 
 def unchanged(relay: "Relay", passage: Passage) -> str:
-    """Pass on exactly the bytes that came."""
-    passage.out = passage.payload
+    """Pass on exactly the bytes that came, or the map."""
+    passage.keep()
     return "unchanged"
 
 
 def deliver(relay: "Relay", passage: Passage) -> str:
     """Hand it to the peer's carrier."""
     assert passage.peer is not None
-    if not passage.peer.send(passage.out):
+    if not passage.hand(passage.peer):
         raise RemoteError("too-many", f"the queue to {passage.peer.name} is full")
-    return f"{len(passage.out)} bytes"
+    return passage.size
 
 
 def offer(relay: "Relay", passage: Passage) -> str:
@@ -324,8 +368,8 @@ def report(relay: "Relay", passage: Passage) -> str:
     """Tell the sender, on the link that it sent on. One that reads nothing misses it."""
     assert passage.delivery is not None
     relay.deliveries.done(passage.delivery)
-    if passage.delivery.sender.send(passage.out):
-        return f"{len(passage.out)} bytes"
+    if passage.hand(passage.delivery.sender):
+        return passage.size
     return "the sender is not there, or reads nothing"
 
 

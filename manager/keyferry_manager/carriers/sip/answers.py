@@ -1,21 +1,82 @@
 """Answers to requests: what every one repeats and adds, whoever gives it."""
 
+import functools
+from collections.abc import Sequence
+
 from keyferry_core import sip_codec
+from keyferry_core.errors import LocalError
 from keyferry_core.sip_codec import Message
 from keyferry_core.sip_fields import SipError, split
 from keyferry_manager.carriers.sip import dialect
 
-Fields = list[tuple[bytes, bytes]]
+Fields = Sequence[tuple[bytes, bytes]]
 
 
-def answer(asked: Message, status: int, address: str, tag: bytes, body: bytes = b"") -> Message:
-    """A response to ``asked``, which came from ``address``; ``tag`` is for a To without one."""
-    found = sip_codec.response(asked, status, tag, body=body)
-    for index, (name, written, value) in enumerate(found.fields):
+_REPEATED = frozenset((b"from", b"call-id", b"cseq", b"timestamp"))
+
+
+def written(
+    asked: Message, status: int, address: str, tag: bytes, extra: Fields = (), body: bytes = b""
+) -> bytes:
+    """The bytes of a response to ``asked``, which came from ``address`` (RFC 3261, 8.2.6.2).
+
+    ``tag`` is for a To without one; what ``asked`` lacks is left out, as of a message that could
+    not be read as a whole. LocalError for a line break inside a field.
+    """
+    lines = [_start(status)]
+    top = True
+    for name, as_written, value in asked.fields:
         if name == b"via":
-            found.fields[index] = (name, written, with_received(value, address))
-            break
-    return found
+            if top:
+                value = with_received(value, address)
+                top = False
+        elif name == b"to":
+            if tag and not _has_tag(asked):
+                value += b";tag=" + tag
+        elif name not in _REPEATED:
+            continue
+        lines.append(as_written + b": " + value)
+    for as_written, value in extra:
+        lines.append(as_written + b": " + value)
+    lines.append(b"Content-Length: %d" % len(body))
+    return _joined(lines, body)
+
+
+def encoded(message: Message) -> bytes:
+    """What ``sip_codec.encode`` says, faster. LocalError."""
+    if message.method:
+        if b" " in message.method or b" " in message.uri:
+            raise LocalError("bad-argument", "sip: bad method or URI")
+        lines = [b"%b %b SIP/2.0" % (message.method, message.uri)]
+    else:
+        lines = [b"SIP/2.0 %d %b" % (message.status, message.reason)]
+    lines += [
+        as_written + b": " + value
+        for name, as_written, value in message.fields
+        if name != b"content-length"
+    ]
+    lines.append(b"Content-Length: %d" % len(message.body))
+    return _joined(lines, message.body)
+
+
+def _joined(lines: list[bytes], body: bytes) -> bytes:
+    head = b"\r\n".join(lines)
+    breaks = len(lines) - 1
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
+        raise LocalError("bad-argument", "sip: a line break inside a field")
+    return b"%b\r\n\r\n%b" % (head, body)
+
+
+@functools.lru_cache(64)
+def _start(status: int) -> bytes:
+    return b"SIP/2.0 %d %b" % (status, sip_codec.reason_phrase(status).encode())
+
+
+def _has_tag(asked: Message) -> bool:
+    try:
+        return asked.to().get(b"tag") is not None
+    except SipError:
+        return True  # unreadable: leave it as it came
 
 
 def with_received(via: bytes, address: str) -> bytes:

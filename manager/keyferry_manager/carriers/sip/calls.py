@@ -14,6 +14,7 @@ from keyferry_core.errors import RemoteError
 from keyferry_core.sip_codec import Message
 from keyferry_core.sip_fields import SipError, address, split
 from keyferry_manager.carriers.sip import dialect
+from keyferry_manager.carriers.sip.shapes import branch_of
 
 if TYPE_CHECKING:
     from keyferry_manager.carriers.sip.link import SipLink
@@ -104,7 +105,7 @@ class Calls:
         found = link.host.link_of(other)
         peer = None if found is None else link.endpoint.link(found)
         if method == b"ACK":
-            branch = message.top_via().get(b"branch") or b""
+            branch = branch_of(message)
             if branch in call.failed:
                 call.failed.remove(branch)
             elif peer is not None:
@@ -180,11 +181,14 @@ class Calls:
 
     def _check_route(self, value: bytes, link: "SipLink") -> None:
         """A Route leads to us, for no other hop is behind this connection (RFC 3261, 16.4)."""
+        if value in link.routes:
+            return
         for part in split(value, b","):
             uri = address(part).uri
             if not link.is_here(uri):
                 link.refused("bad-route", f"Route: {part[:80].decode()}")
                 raise RemoteError("bad-route", "Route leads elsewhere")
+        link.remember_route(value)
 
     def _return(
         self, link: "SipLink", asked: Message, answer: Message | int, peer: "SipLink"
@@ -294,13 +298,13 @@ class _Invite:
                 self._learn(answer)
                 calls._return(link, self._asked, answer, self._peer)
             return
-        if status == 408 and isinstance(answer, int) and self._trying:
-            self._send_cancel()  # Timer C
+        if isinstance(answer, int) and self._trying and self._peer.has_room():
+            self._send_cancel()  # Timer C, or the manager stops
         if status >= 300 or isinstance(answer, int):
             if self._first:
                 calls.drop(call)
             else:
-                branch = self._asked.top_via().get(b"branch") or b""
+                branch = branch_of(self._asked)
                 call.failed = [*call.failed[-7:], branch]
                 if status in (408, 481):
                     calls.drop(call)

@@ -4,6 +4,7 @@ A request that cannot become signalling is a SipError with the status that answe
 where the answer and the audit trail need more words.
 """
 
+import functools
 import hashlib
 import secrets
 from typing import Any
@@ -14,11 +15,13 @@ from keyferry_core.errors import DecodeError
 from keyferry_core.names import MANAGER, check_name
 from keyferry_core.sip_codec import Message
 from keyferry_core.sip_fields import Address, SipError, Uri
+from keyferry_manager.carriers.sip.shapes import uri_of
 
 ALLOW = b"REGISTER, INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE"
 ACCEPT = b"text/plain, application/octet-stream, application/edhoc+cbor-seq, application/sdp"
 # Of a message without a session.
 PLAIN = (sip_parts.TEXT, sip_parts.DATA)
+TEXT_UTF8 = b"text/plain;charset=utf-8"
 SUPPORTED = b"outbound"
 # Seconds of the shortest registration (423 below it), and of one that names no time.
 MIN_EXPIRES = 60
@@ -65,7 +68,7 @@ def check_sender(message: Message, name: str, realm: str) -> None:
 
 def target(message: Message, realm: str) -> str:
     """The device that a request is for; "" when it is for the manager. SipError 404."""
-    uri = sip_fields.parse_uri(message.uri)
+    uri = uri_of(message)
     if not is_ours(uri, realm):
         raise SipError(404, "another domain than ours")  # this is no open relay
     if not uri.user:
@@ -78,7 +81,30 @@ def target(message: Message, realm: str) -> str:
 
 def route(message: Message) -> list[list[Any]] | None:
     """The one leg that a device may state in Hop-Security, None when it states none."""
+    value = message.first(b"hop-security")
+    if value is None:
+        return None
+    if len(value) <= _SHORT and b"," not in value and message.count(b"hop-security") == 1:
+        return [list(_leg(value))]
     return sip_parts.legs_of(message, False)
+
+
+# Values that repeat are read once. Only short ones, so that what is kept is bounded.
+_SHORT = 128
+
+
+@functools.lru_cache(1024)
+def _leg(value: bytes) -> tuple[Any, ...]:
+    return tuple(sip_parts.read_leg(value, 1, False))
+
+
+@functools.lru_cache(256)
+def _short_media_type(value: bytes) -> bytes:
+    return sip_fields.media_type(value)
+
+
+def _media_type(value: bytes) -> bytes:
+    return (_short_media_type if len(value) <= _SHORT else sip_fields.media_type)(value)
 
 
 def hop_security(legs: list[list[Any]]) -> list[tuple[bytes, bytes]]:
@@ -237,7 +263,7 @@ def send(message: Message, peer: str, name: str, number: int) -> dict[int, Any]:
     kind = message.first(b"content-type")
     if message.body and kind is None:
         raise SipError(400, "a body without Content-Type")
-    if kind is not None and sip_fields.media_type(kind) not in PLAIN:
+    if kind is not None and _media_type(kind) not in PLAIN:
         raise SipError(415, "a body of another type")
     if message.count(b"content-encoding"):
         raise SipError(415, "an encoded body")
@@ -256,11 +282,26 @@ def send(message: Message, peer: str, name: str, number: int) -> dict[int, Any]:
     return found
 
 
-def message_to(payload: dict[int, Any], name: str, realm: str, contact: bytes) -> Message:
-    """The MESSAGE for a device that a plain message of the relay becomes, without Via."""
+def kind_of(data: bytes) -> bytes:
+    """Content-Type of a plain message, b"" without data."""
+    if not data:
+        return b""
+    if data.isascii():
+        return TEXT_UTF8
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return sip_parts.DATA
+    return TEXT_UTF8
+
+
+def message_to(
+    payload: dict[int, Any], name: str, realm: str, contact: bytes, mark: bytes
+) -> Message:
+    """The MESSAGE for a device that a plain message of the relay becomes, without Via. ``mark``:
+    16 characters of a token, new for each."""
     sender = f"<sip:{payload[sig.FROM]}@{realm}>".encode()
     data = payload[sig.DATA]
-    mark = secrets.token_hex(8).encode()
     fields = [
         (b"Max-Forwards", b"70"),
         (b"From", sender + b";tag=" + mark),
@@ -270,12 +311,8 @@ def message_to(payload: dict[int, Any], name: str, realm: str, contact: bytes) -
         (b"P-Asserted-Identity", sender),
         *hop_security(payload[sig.ROUTE]),
     ]
-    if data:
-        try:
-            data.decode()
-            kind = b"text/plain;charset=utf-8"
-        except UnicodeDecodeError:
-            kind = sip_parts.DATA
+    kind = kind_of(data)
+    if kind:
         fields.append((b"Content-Type", kind))
     return sip_codec.request(b"MESSAGE", contact, fields, data)
 

@@ -9,6 +9,10 @@ from keyferry_manager.registry import Link, Session
 class SipHost(Host, Protocol):
     """The manager as ``SipEndpoint`` sees it. Only ``identify`` may wait."""
 
+    def take(self, link: Link, message: dict[int, Any]) -> None:
+        """A plain message of the device, or its report on one, as a map."""
+        ...
+
     def session(self, session_id: bytes) -> Session | None:
         """The relay's session, if there is one."""
         ...

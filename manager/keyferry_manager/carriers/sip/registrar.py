@@ -108,7 +108,7 @@ class Registrar:
             extra.append((b"Content-Type", kind))
         self._link.respond(asked, 200, extra, body=body)
 
-    def _fields(self) -> Fields:
+    def _fields(self) -> list[tuple[bytes, bytes]]:
         left = int(self._until - self._link.now + 0.5)
         if self.binding is None or left <= 0:
             return []

@@ -59,17 +59,19 @@ async def obtain(
     enrolment: "Any" = None,
     secure: bool = True,
     renew_due: bool = True,
+    network: "Any" = None,
 ) -> Ready:
     """The identity in ``folder``; enrols until there is one, and renews it if that is due.
 
     EnrolmentRefused when the manager does not want the device, LocalError when its configuration
-    or its clock is wrong. ``secure``: with what TLS needs.
+    or its clock is wrong. ``secure``: with what TLS needs. ``network``: as Config has it.
     """
     seconds = clock.now()
     if not clock.is_set(seconds):
         event("clock-not-set", now=seconds, earliest=clock.BUILD_DATE)
         raise LocalError("wrong-state", "the clock is not set: certificates cannot be checked")
     config = files.load(folder)
+    config.network = network
     store = Store(folder)
     if store.damaged > 1:
         event("store-damaged", files=store.damaged)
@@ -120,12 +122,14 @@ async def renew(
     tls: "SSLContext | None",
     enrolment: "Any" = None,
     wanted: bytes = b"",
+    network: "Any" = None,
 ) -> None:
     """Put a new certificate into the keystore; ``tls`` has the present one. With ``wanted``, what
     the manager wants to be stated in ANCHORS, that is done if need be only. KeyferryError."""
     if enrolment is None:
         from keyferry_agent import enrol as enrolment
     config = files.load(folder)
+    config.network = network
     more = (None, wanted) if wanted else ()
     await enrolment.simplereenroll(config, Store(folder), crypto, event, new_key, tls, *more)
 

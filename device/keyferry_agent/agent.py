@@ -100,9 +100,9 @@ class Agent:
     ``events(event, **fields)`` is told what happens; no field is ever a secret. Each call has
     ``ms``, milliseconds since the agent was made. ``crypto`` is a backend with the methods of
     ``suite.Crypto``, by default the board's or that one (``suite.for_board``). ``carrier`` and
-    ``enrolment`` take the place of MQTT and EST, in tests and for other links. ``watchdog`` is
-    called twice a second from ``start`` to ``stop``: ``machine.WDT(timeout=8000).feed``. ``config``
-    is there after ``start``.
+    ``enrolment`` take the place of MQTT and EST, in tests and for other links; ``network`` that of
+    the module ``link``: see ``uart``. ``watchdog`` is called twice a second from ``start`` to
+    ``stop``: ``machine.WDT(timeout=8000).feed``. ``config`` is there after ``start``.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class Agent:
         carrier: "Any" = None,
         enrolment: "Any" = None,
         watchdog: "Callable[[], object] | None" = None,
+        network: "Any" = None,
     ) -> None:
         self.config: Config | None = None
         self.sessions: Sessions | None = None
@@ -122,6 +123,7 @@ class Agent:
         self._ms = clock.stopwatch()
         self._carrier: Any = carrier
         self._enrolment = enrolment
+        self._network: Any = network
         self._secure = carrier is None
         self._tls = None
         self._endorsed = b""  # our key for the profile rpk, to be registered
@@ -337,7 +339,13 @@ class Agent:
 
         try:
             ready = await identity.obtain(
-                self._folder, self.crypto, self._event, self._enrolment, self._secure, renew_due
+                self._folder,
+                self.crypto,
+                self._event,
+                self._enrolment,
+                self._secure,
+                renew_due,
+                self._network,
             )
         finally:
             del identity
@@ -346,10 +354,12 @@ class Agent:
         self._unproved = ready.unproved
         self._refused = 0
         if self._secure:
-            from keyferry_agent import link
+            if self._network is None:
+                from keyferry_agent import link
 
+                self._network = link
             self._tls = None  # the new context fits where the old one was
-            self._tls = link.context(ready.roots, ready.certificate, ready.key)
+            self._tls = self._network.context(ready.roots, ready.certificate, ready.key)
         self._renew_at = max(ready.renew_at, clock.now() + RENEW_AGAIN)
         # Only now: enrolment and key exchange need not fit into memory together.
         from keyferry_agent.sessions import Sessions
@@ -436,7 +446,14 @@ class Agent:
 
                 try:
                     await identity.renew(
-                        folder, crypto, event, request[2], self._tls, self._enrolment, request[4]
+                        folder,
+                        crypto,
+                        event,
+                        request[2],
+                        self._tls,
+                        self._enrolment,
+                        request[4],
+                        self._network,
                     )
                 finally:
                     del identity
@@ -477,13 +494,11 @@ class Agent:
         _forget(("keyferry_agent.store", "keyferry_agent.slots"))
 
     async def _open_link(self) -> tuple:
-        from keyferry_agent import link
-
         config = self.config
         assert config is not None
         assert self._tls is not None
         port = config.sip_port if config.carrier == "sip" else config.mqtt_port
-        stream = await link.open_link(config.host, port, config.realm, self._tls)
+        stream = await self._network.open_link(config.host, port, config.realm, self._tls)
         return stream, stream
 
     # -- the link --

@@ -14,6 +14,10 @@ import os
 from keyferry_core.errors import DecodeError, LocalError
 from keyferry_core.names import FOR, check_name, check_realm
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # key: (smallest, largest, default)
 _NUMBERS = {
     "mqtt_port": (1, 65535, 8883),
@@ -67,12 +71,14 @@ def read_file(path: str, limit: int) -> bytes | None:
 
 
 class Config:
-    """The settings as attributes, with the names they have in ``config.json``; and ``folder``.
+    """The settings as attributes, with the names they have in ``config.json``; ``folder``; and
+    ``network``, what the agent uses in place of ``link``, or None.
 
     It has no methods, so that a device can forget this module and keep the settings.
     """
 
     folder: str
+    network: "Any"
     name: str
     realm: str
     host: str
@@ -103,6 +109,7 @@ def parse(values: object, folder: str = "/") -> Config:
             raise ConfigError("config.json: " + str(key) + ": unknown key")
     config = Config()
     config.folder = folder
+    config.network = None
     try:
         config.name = check_name(values.get("name"))
         config.realm = check_realm(values.get("realm"))

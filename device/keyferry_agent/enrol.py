@@ -251,9 +251,11 @@ class _Exchange:
         self._tls = tls
 
     async def _open_tls(self) -> tuple:
-        from keyferry_agent import link
-
         config = self._config
+        link = config.network
+        if link is None:
+            from keyferry_agent import link
+
         if self._tls is None:
             self._tls = link.context(self.roots, *self._credential)
         stream = await link.open_link(config.host, config.est_port, config.realm, self._tls)

@@ -63,15 +63,17 @@ async def obtain(
     enrolment: "Any" = None,
     secure: bool = True,
     renew_due: bool = True,
+    network: "Any" = None,
 ) -> Ready:
     """The identity in ``folder``; enrols until there is one, and renews it if that is due.
 
     EnrolmentRefused when the manager does not want the device, LocalError when its configuration
-    or its clock is wrong. ``secure``: with what TLS needs.
+    or its clock is wrong. ``secure``: with what TLS needs. ``network``: as Config has it.
     """
     from keyferry_agent import timekeeper
 
     config = files.load(folder)
+    config.network = network
     await timekeeper.ensure(config, crypto, event)
     store = Store(folder)
     if files.wants_reset(config):
@@ -130,12 +132,14 @@ async def renew(
     tls: "SSLContext | None",
     enrolment: "Any" = None,
     wanted: bytes = b"",
+    network: "Any" = None,
 ) -> None:
     """Put a new certificate into the keystore; ``tls`` has the present one. With ``wanted``, what
     the manager wants to be stated in ANCHORS, that is done if need be only. KeyferryError."""
     if enrolment is None:
         from keyferry_agent import enrol as enrolment
     config = files.load(folder)
+    config.network = network
     more = (None, wanted) if wanted else ()
     await enrolment.simplereenroll(config, Store(folder), crypto, event, new_key, tls, *more)
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from keyferry_hil import diagnosis
@@ -25,12 +26,19 @@ class App:
         self.other: list[str] = []  # lines that are no events
         self.ended = ""
 
-    def start(self, repl: Repl, code: str, seconds: float = PATIENCE) -> Event:
-        """Start it; its event "started"."""
+    def start(
+        self,
+        repl: Repl,
+        code: str,
+        seconds: float = PATIENCE,
+        through: Callable[[Console], Console] = lambda console: console,
+    ) -> Event:
+        """Start it; its event "started". ``through`` puts something between it and its line."""
         self._partial = b""
         self.ended = ""
         at = len(self.events)
         repl.start(code)
+        self._console = through(self._console)
         return self.wait_for("started", seconds=seconds, after=at)
 
     def send(self, do: str, **fields: Any) -> int:

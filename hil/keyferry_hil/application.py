@@ -12,6 +12,8 @@ from keyferry_firmware import mpy, sources
 _ON_DEVICE = Path(__file__).parent / "on_device"
 _MODULES = ("hil_app.py", "bench_app.py")
 START = "import hil_app\nhil_app.run()"
+# Without a network: its link goes over the console's own line.
+START_SERIAL = "import hil_app\nhil_app.run(True)"
 
 
 def compiled(state: Path) -> dict[str, bytes]:

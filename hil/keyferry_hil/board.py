@@ -1,7 +1,9 @@
 """One board in somebody's hands: its drivers, put together as the rig says."""
 
 import time
+from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keyferry_hil import application, discovery, probe
 from keyferry_hil.app import App
@@ -11,11 +13,15 @@ from keyferry_hil.drivers.repl import Repl
 from keyferry_hil.drivers.serial_log import SerialLog
 from keyferry_hil.drivers.virtual import VirtualControl
 from keyferry_hil.problems import BenchProblem
-from keyferry_hil.protocols import Flasher, Power, Reset
+from keyferry_hil.protocols import Console, Flasher, Power, Reset
 from keyferry_hil.resources import BoardSpec, HubPort, Relay
+
+if TYPE_CHECKING:
+    from keyferry_hil.uart.proxy import Proxy
 
 # Seconds until a port that went away with the power is there again.
 _COME_BACK = 30.0
+_CARRIED = 1000
 # Ports count from 1970 or 2000. A port without a real-time clock has the computer's time.
 _SET_CLOCK = """
 import time
@@ -30,7 +36,9 @@ class Board:
     """A leased board. ``virtual``: what only a virtual one has, or None.
 
     ``line`` is open from ``open`` to ``close``. ``seen``: what it said of itself when it came to
-    its prompt the last time.
+    its prompt the last time. ``manager``: the address and the ports that a proxy reaches for it,
+    when its application is to have no network of its own; ``carried``: all that the proxies had,
+    in pieces, the newest 1000.
     """
 
     def __init__(self, spec: BoardSpec, log: SerialLog, state: Path) -> None:
@@ -41,6 +49,9 @@ class Board:
         self._line: SerialLine | None = None
         self._repl: Repl | None = None
         self.app: App | None = None
+        self.manager: tuple[str, set[int]] | None = None
+        self.carried: deque[bytes] = deque(maxlen=_CARRIED)
+        self._proxy: Proxy | None = None
         self.seen: probe.Seen | None = None
         self.virtual: VirtualControl | None = None
         self.power: Power | None = None
@@ -76,7 +87,8 @@ class Board:
                 self.reset = EsptoolReset(self._line)
 
     def close(self) -> None:
-        line, self._line, self._repl, self.app = self._line, None, None, None
+        self.forget_app()
+        line, self._line, self._repl = self._line, None, None
         if line is not None:
             line.close()
 
@@ -98,7 +110,7 @@ class Board:
         """BenchProblem("no-control") when the rig names no switch."""
         self._need("power", self.power).off()
         self.log.note("power off")
-        self.app = None
+        self.forget_app()
 
     def power_on(self) -> None:
         """Power, and the port open; a USB board's port comes back with it."""
@@ -108,7 +120,7 @@ class Board:
 
     def hard_reset(self) -> None:
         """By its button or lines, or else by its own ``machine.reset()``."""
-        self.app = None
+        self.forget_app()
         if self.reset is not None:
             self.reset.hard_reset()
         else:
@@ -141,7 +153,7 @@ class Board:
 
     def to_prompt(self, *, soft_reset: bool = True) -> probe.Seen:
         """The raw prompt; what the board is."""
-        self.app = None
+        self.forget_app()
         self.repl.enter(soft_reset=soft_reset)
         if self.seen is None:
             self.seen = probe.look(self.name, self.repl)
@@ -178,6 +190,24 @@ class Board:
     def start_app(self) -> App:
         """Start the application on an empty heap, and wait until it says so."""
         self.to_prompt()
-        self.app = App(self.name, self.line)
-        self.app.start(self.repl, application.START)
-        return self.app
+        self.app = app = App(self.name, self.line)
+        if self.manager is None:
+            app.start(self.repl, application.START)
+        else:
+            app.start(self.repl, application.START_SERIAL, through=self._through)
+        return app
+
+    def _through(self, console: Console) -> Console:
+        assert self.manager is not None
+        from keyferry_hil.uart.proxy import Proxy
+
+        self.log.framed(True)
+        self._proxy = Proxy(console, *self.manager, seen=self.carried.append, note=self.log.note)
+        return self._proxy
+
+    def forget_app(self) -> None:
+        """It runs no longer, or will not: its line is free for others."""
+        proxy, self._proxy, self.app = self._proxy, None, None
+        if proxy is not None:
+            proxy.close()
+            self.log.framed(False)

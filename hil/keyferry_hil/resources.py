@@ -57,7 +57,8 @@ class Network:
 @dataclass(frozen=True)
 class BoardSpec:
     """One board of a rig. ``reset``: "" or "esptool" (its lines DTR and RTS). ``firmware``: the
-    beginning of the hash that its files must have."""
+    beginning of the hash that its files must have. ``network``: "own", or "serial" for a board that
+    has none: its link goes over its serial line."""
 
     name: str
     type: str
@@ -68,6 +69,7 @@ class BoardSpec:
     virtual: Virtual | None = None
     wiring: dict[str, str] = field(default_factory=dict)
     firmware: str = ""
+    network: str = "own"
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ class _Reader:
             virtual=dict,
             wiring=dict,
             firmware=str,
+            network=str,
         )
         name = known.get("name", "")
         if not _NAME.fullmatch(name):
@@ -146,6 +147,8 @@ class _Reader:
         self._table(wiring, f"{where}: wiring", **dict.fromkeys(wiring, str))
         if known.get("reset", "esptool") != "esptool":
             raise self._wrong(where, 'reset: expected "esptool"')
+        if known.get("network", "own") not in ("own", "serial"):
+            raise self._wrong(where, 'network: expected "own" or "serial"')
         firmware = known.get("firmware", "")
         if not re.fullmatch("[0-9a-f]{0,64}", firmware):
             raise self._wrong(
@@ -161,6 +164,7 @@ class _Reader:
             virtual,
             wiring,
             firmware,
+            known.get("network", "own"),
         )
 
     def _port(

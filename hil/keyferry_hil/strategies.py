@@ -5,6 +5,7 @@ runs, with a certificate and a link) → in-session (with another board). A step
 missing; what a board lost by a reset or a power cut, it gets again.
 """
 
+import json
 from collections.abc import Callable
 
 from keyferry_hil.app import PATIENCE, Event
@@ -39,6 +40,7 @@ class Strategy:
         self._manager: Manager | None = None
         self._files: dict[str, bytes] = {}
         self._peer: Strategy | None = None
+        self._reach: tuple[str, set[int]] | None = None
 
     @property
     def state(self) -> str:
@@ -66,8 +68,18 @@ class Strategy:
     def enrolling(self, manager: Manager, name: str, files: dict[str, bytes]) -> None:
         """As whom it will enrol, and where: ``files`` is what ``Manager.add`` gave."""
         self._manager = manager
+        if "config.json" in files:
+            settings = json.loads(files["config.json"])
+            ports = {settings[key] for key in ("mqtt_port", "est_port")}
+            self._reach = settings["host"], ports
+            self.over_serial(self.board.spec.network == "serial")
         self.name = name
         self._files = files
+
+    def over_serial(self, wanted: bool) -> None:
+        """Whether its application, from its next start on, has its link over its serial line and
+        no network: as the rig says, or as a test wants it."""
+        self.board.manager = self._reach if wanted else None
 
     def meeting(self, peer: "Strategy") -> None:
         """With whom it will have a session; the manager must allow it."""

@@ -209,6 +209,32 @@ def test_two_boards_with_one_serial_number(tmp_path: Path) -> None:
         process.stop()
 
 
+def test_two_boards_with_one_chip_number_behind_two_ports(tmp_path: Path) -> None:
+    """Cloned boards: each answers, and both are told from the third, which is well."""
+    boards, started = [], []
+    try:
+        for name, chip in (("c1", "c0ffee00"), ("c2", "C0FFEE00"), ("c3", "c0ffee01")):
+            port = tmp_path / name / "port"
+            words = [str(tmp_path / name), "--port", str(port), "--unique-id", chip]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "keyferry_hil.virtual_board", *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            started.append(process)
+            assert process.stdout is not None
+            assert b"plugged" in process.stdout.readline()
+            boards.append(at(str(port), name))
+        found = doctor.examine(rig(tmp_path, *boards))
+        problems = [item.problem for item in found]
+        assert [problem.name for problem in problems[:2] if problem] == ["same-serial"] * 2
+        assert all("c0ffee00" in problem.detail for problem in problems[:2] if problem)
+        assert problems[2] is None
+    finally:
+        for process in started:
+            process.communicate(timeout=30)
+
+
 @pytest.mark.parametrize(
     ("seen", "name"),
     [

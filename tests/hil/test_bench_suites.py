@@ -51,3 +51,10 @@ def test_a_board_known_only_by_its_port(tmp_path: Path) -> None:
     finally:
         outside.stop()
     assert "1 passed, 1 skipped" in said
+
+
+def test_boards_without_a_network_meet_over_their_serial_lines(tmp_path: Path) -> None:
+    """One by what its rig says, the other by what the tests do."""
+    (tmp_path / "rig.toml").write_text(RIG.replace("'v1'", "'v1'\nnetwork = 'serial'"))
+    said = bench(tmp_path, "--rig", "rig.toml", "-k", "uart")
+    assert "5 passed" in said

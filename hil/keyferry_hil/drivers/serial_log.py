@@ -7,8 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from keyferry_core import hdlc
+from keyferry_core import serial_link as sl
+
 _KEPT = 4000  # lines in memory, for reports
 _LONGEST = 2000  # characters of a line
+_KINDS = {getattr(sl, name): name for name in ("OPEN", "SIGN", "SIGNATURE", "OPENED", "DATA")}
+_KINDS |= {sl.CLOSE: "CLOSE", sl.ACK: "ACK", sl.RESET: "RESET"}
 _LARGEST = 64 << 20  # bytes of a file: a board in a loop must not fill a disk
 
 
@@ -22,13 +27,36 @@ class SerialLog:
         self._partial = bytearray()
         self._began = 0.0
         self._muted = False
+        self._frames: dict[str, hdlc.Decoder] = {}
         self._file: TextIO | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
 
+    def framed(self, on: bool) -> None:
+        """Whether there are frames on the line from now on (``hdlc``). Of them the log has kind and
+        length only: a token may be in them, and there are many."""
+        self._frames = {way: hdlc.Decoder(sl.MAX_FRAME) for way in "<>"} if on else {}
+
+    def _text(self, way: str, data: bytes) -> bytes:
+        if way not in self._frames:
+            return data
+        text = b""
+        for is_frame, piece in self._frames[way].feed(data):
+            if is_frame:
+                kind = _KINDS.get(piece[0] & ~sl.MORE, "frame")
+                self._add(way, f"[{kind}, {len(piece) - 3} bytes]".encode(), time.time())
+            else:
+                for line in piece.splitlines(keepends=True):
+                    if hdlc.FLAG in line:
+                        self._add(way, f"[torn frame, {len(line)} bytes]".encode(), time.time())
+                    else:
+                        text += line
+        return text
+
     def received(self, data: bytes) -> None:
         """Bytes from the board; a line has the time of its first byte."""
+        data = self._text("<", data)
         if not self._partial:
             self._began = time.time()
         self._partial += data
@@ -42,7 +70,7 @@ class SerialLog:
 
     def sent(self, data: bytes) -> None:
         """Bytes to the board."""
-        if not self._muted:
+        if not self._muted and (data := self._text(">", data)):
             self._add(">", data, time.time())
 
     @contextmanager

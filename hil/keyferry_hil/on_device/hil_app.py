@@ -9,7 +9,9 @@ Beside the commands of ``bench_app``:
 {"do": "end"}                                            stop; the program ends
 
 A line that is no command is "command-refused", and nothing else happens. It is started by
-``import hil_app; hil_app.run()``; "started" is its first word.
+``import hil_app; hil_app.run()``; "started" is its first word. ``run(True)`` is for boards without
+a network: frames on the console's own line are its link, and nothing that has to do with a network
+can be used, even where it is there ("network-used" says who tried).
 """
 
 import asyncio
@@ -27,17 +29,35 @@ from keyferry_core.errors import KeyferryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from keyferry_agent.sessions import PeerSession
 
 report = bench_app.report
 _LONGEST = 400
+_NETWORK = ("socket", "tls", "ssl", "network", "lwip")
 _BURST, _LAST = b"\x00burst", b"\x00last"
 
 
+class Absent:
+    """A module that this board does not have."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> object:
+        if name == "__name__":
+            raise AttributeError(name)
+        report("network-used", name=self._name + "." + name)
+        raise AttributeError(name)
+
+
 class Hil(bench_app.Bench):
+    console: "Any" = None
+
     async def run(self) -> None:
         self._tasks.append(asyncio.create_task(self._accept()))
-        console = asyncio.StreamReader(sys.stdin)
+        console = self.console or asyncio.StreamReader(sys.stdin)
         while True:
             try:
                 line = await console.readline()
@@ -144,22 +164,36 @@ async def join() -> None:
     report("no-wifi")
 
 
-async def main() -> None:
+async def main(serial: bool) -> None:
     gc.collect()
     report("started", used=gc.mem_alloc(), free=gc.mem_free())
-    await join()
-    agent = Agent(events=report)
+    line = None
+    more = {}
+    if serial:
+        for name in _NETWORK:
+            sys.modules[name] = Absent(name)  # pyright: ignore[reportArgumentType]
+        from keyferry_agent.uart import Line, Serial
+        from keyferry_core.suite import for_board
+
+        line = Line(sys.stdin.buffer, sys.stdout.buffer)
+        more["crypto"] = crypto = for_board(os.urandom)
+        more["network"] = Serial(line, crypto)
+    else:
+        await join()
+    agent = Agent(events=report, **more)
     try:
         await agent.start()
     except KeyferryError as error:
         report("start-failed", error=error.name, detail=error.detail)
         return
     report("ready")
-    await Hil(agent).run()
+    bench = Hil(agent)
+    bench.console = line
+    await bench.run()
     await agent.stop()
     report("ended")
 
 
-def run() -> None:
-    asyncio.run(main())
+def run(serial: bool = False) -> None:
+    asyncio.run(main(serial))
     asyncio.new_event_loop()

@@ -29,10 +29,13 @@ class Leased(Strategy):
         """Its name in the rig."""
         return self.board.name
 
-    def join(self, manager: Manager, **how) -> "Leased":
-        """Enrol at a manager as a new device, by a token or a factory identity."""
+    def join(self, manager: Manager, *, serial: bool = False, **how) -> "Leased":
+        """Enrol at a manager as a new device, by a token or a factory identity. ``serial``: over
+        its serial line, as boards do that the rig knows to have no network."""
         name = self._bench.device_name(self.board)
         self.enrolling(manager, name, {**manager.add(name, **how), **self._bench.wifi(self.board)})
+        if serial:
+            self.over_serial(True)
         self.to("flashed")
         self.to("enrolled")
         return self

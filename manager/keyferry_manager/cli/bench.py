@@ -77,6 +77,7 @@ def _needed() -> None:
     try:
         import mpremote  # noqa: F401
         import serial  # noqa: F401
+        import tlslite  # noqa: F401
     except ImportError as error:
         report(f"{error.name} is missing; install the extra: pip install 'keyferry[hil]'.")
         raise typer.Exit(_USAGE) from None
@@ -251,6 +252,63 @@ def virtual_boards(
     finally:
         for board in boards:
             board.stop()
+
+
+@bench.command("proxy")
+def carry_link(
+    port: Annotated[str, typer.Option(metavar="PATH", help="The board's serial port.")],
+    host: Annotated[str, typer.Option(help="The manager's address.")],
+    allow: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, max=65535, help="A port of the manager that the board may reach; repeatable."
+        ),
+    ] = None,
+    baud: Annotated[int, typer.Option(min=300, max=4_000_000, help="The line's speed.")] = 115200,
+) -> None:
+    """Hold the TLS link of a board that has a serial line and no network, until Ctrl-C.
+
+    The board runs the agent with keyferry_agent.uart (docs/hil.md). Its private key stays on it
+    and signs each handshake; what is in its sessions is ciphertext here. What else the board says
+    goes to standard output, and what is done for it to standard error. Without --allow it may
+    reach 8883, 8443 and 5061.
+
+    Exit code 1: the port cannot be opened, or went away.
+
+    Example:
+
+        keyferry bench proxy --port /dev/ttyACM0 --host 192.0.2.1
+    """
+    _needed()
+    from keyferry_hil.drivers.line import SerialLine
+    from keyferry_hil.drivers.serial_log import SerialLog
+    from keyferry_hil.problems import BenchProblem
+    from keyferry_hil.uart.proxy import Proxy
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    line = proxy = None
+    try:
+        line = SerialLine(port, port, baud, SerialLog())
+        line.log.framed(True)
+        proxy = Proxy(
+            line, host, set(allow or (8883, 8443, 5061)), note=lambda text: report(printable(text))
+        )
+        while True:
+            sys.stdout.buffer.write(proxy.read_some(1.0))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass
+    except BenchProblem as problem:
+        _report(problem)
+        raise typer.Exit(_PROBLEM) from None
+    finally:
+        if proxy is not None:
+            proxy.close()
+        if line is not None:
+            line.close()
 
 
 @bench.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -1,6 +1,7 @@
 """``keyferry device``: add devices, and look at them."""
 
 import asyncio
+import base64
 import json
 import os
 import secrets
@@ -20,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from rich.table import Table
 from rich.text import Text
 
+from keyferry_core.owner import MAX_ENDORSEMENT
 from keyferry_manager.authority import LocalAuthority, fingerprint, open_authority, serial_text
 from keyferry_manager.authority.chain import Chain
 from keyferry_manager.authority.files import PRIVATE, sync_directory, write_new
@@ -293,6 +295,33 @@ def _write_files(
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+@commands.command()
+def endorse(
+    name: NameArgument,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What 'keyferry owner endorse' wrote.")
+    ],
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Take over what the owner signed for a device's key: peers that want it get it delivered."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_ENDORSEMENT + 1)
+    except OSError as error:
+        raise Problem(f"{file} cannot be read: {error.strerror}.") from None
+
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.endorse(name, base64.b64encode(data).decode())
+
+    found = with_admin(home, work)
+    if as_json:
+        write_json(found)
+        return
+    until = f" until {when(found['expires'])}" if found["expires"] else ""
+    write(Text(f"{name} is endorsed{until}, for its key {found['key'][:16]}."))
 
 
 @commands.command("list")

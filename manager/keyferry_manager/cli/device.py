@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keyferry_core.owner import MAX_ENDORSEMENT
+from keyferry_manager import owner
 from keyferry_manager.authority import LocalAuthority, fingerprint, open_authority, serial_text
 from keyferry_manager.authority.chain import Chain
 from keyferry_manager.authority.files import PRIVATE, sync_directory, write_new
@@ -34,6 +35,7 @@ from keyferry_manager.cli.base import (
     NameArgument,
     ProblemGroup,
     Profile,
+    Trust,
     Value,
     WatchOption,
     app,
@@ -122,6 +124,16 @@ def add(
     profile: Annotated[
         Profile, typer.Option(help="What it asks its peers for; it answers either: docs/keys.md.")
     ] = Profile.CERT,
+    trust: Annotated[
+        Trust | None,
+        typer.Option(help="Who must vouch for its peers' keys; default ca: docs/keys.md."),
+    ] = None,
+    owner_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--owner", metavar="FILE", help="The owner's public key; means --trust owner."
+        ),
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -134,6 +146,10 @@ def add(
         raise typer.BadParameter("give either --factory or --token.")
     if sip_port is not None and carrier is not Carrier.SIP:
         raise typer.BadParameter("--sip-port goes with --carrier sip.")
+    if trust is None:
+        trust = Trust.CA if owner_key is None else Trust.OWNER
+    if (trust is Trust.OWNER) != (owner_key is not None):
+        raise typer.BadParameter("--trust owner goes with --owner FILE.")
     if expires is not None and not token:
         raise typer.BadParameter("--expires goes with --token.")
     config = Config.load(home)
@@ -153,6 +169,9 @@ def add(
             "time_port": time_port,
         }
         entries = _common_files(config, authority, name, host, ports, carrier, profile)
+        entries = [*_trusting(entries, trust), *owner_files(owner_key)]
+    elif owner_key is not None or trust is not Trust.CA:
+        raise typer.BadParameter("--trust and --owner go with --out DIR: they are on its flash.")
     identity = None
     secret = ""
     if factory:
@@ -240,6 +259,19 @@ def _common_files(
         ("config.json", json.dumps(settings, indent=2).encode() + b"\n", 0o644),
         ("root.der", authority.root.public_bytes(Encoding.DER), 0o644),
     ]
+
+
+def _trusting(entries: list[tuple[str, bytes, int]], trust: Trust) -> list[tuple[str, bytes, int]]:
+    if trust is Trust.CA:
+        return entries
+    (name, config, mode), *others = entries
+    settings = {**json.loads(config), "trust": trust.value}
+    return [(name, json.dumps(settings, indent=2).encode() + b"\n", mode), *others]
+
+
+def owner_files(path: Path | None) -> list[tuple[str, bytes, int]]:
+    """``owner.pub`` for a device, of the owner's public key in PEM."""
+    return [] if path is None else [("owner.pub", owner.public_key(path), 0o644)]
 
 
 def _factory_identity(

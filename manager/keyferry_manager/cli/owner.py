@@ -39,7 +39,7 @@ def new(
         write_json(result)
         return
     write(Text(f"The owner's key {name} is in {file}: keep it offline, and a copy of it."))
-    write(Text(f"{public} goes onto devices as owner.pub: docs/keys.md."))
+    write(Text(f"{public} goes onto devices: keyferry device add NAME --owner {public}"))
 
 
 @commands.command()

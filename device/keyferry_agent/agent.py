@@ -64,6 +64,7 @@ _PASSING = (
     "keyferry_agent.identity",
     "keyferry_agent.certify",
     "keyferry_agent.timekeeper",
+    "keyferry_agent.peers",
     "keyferry_agent.enrol",
     "keyferry_agent.config",
     "keyferry_agent.store",
@@ -378,6 +379,7 @@ class Agent:
         )
         self._anchors = ready.anchors
         trust = Trust(self.crypto, config.realm, *ready.issuers)
+        trust.judge = ready.judge
         if self.sessions is None:
             self.sessions = Sessions(config, self.crypto, own, trust, self._send, self._event)
         else:
@@ -592,6 +594,8 @@ class Agent:
         }
         if first and self._endorsed:  # the manager keeps it for as long as the link stands
             message[s.PUBLIC_KEY] = self._endorsed
+        if self.config.trust != "ca":
+            message[s.TRUST] = s.TRUST_OWNER
         answer = await self._ask(message, s.REGISTERED)
         manager = answer.get(s.INSTANCE, b"")
         if self._manager is not None and manager != self._manager:
@@ -634,7 +638,8 @@ class Agent:
                     known = self._wanted in self._anchors
                     self._ask_renewal(False, b"" if known else self._wanted)
                 elif clock.now() >= self._renew_at:
-                    self._ask_renewal(True)
+                    # where the owner signed for a key, that key stays
+                    self._ask_renewal(self.config.trust != "owner")
             except KeyferryError as error:
                 self._event("upkeep-failed", error=error.name, detail=error.detail)
 

@@ -5,6 +5,7 @@ root.der       the realm's root certificate: the one thing that is trusted
 factory.crt    factory certificate, DER, and
 factory.key    its private key, SEC1 DER; or instead of both
 token          the one-time enrolment token, text
+owner.pub      the owner's public key, 65 bytes: with "trust": "owner"
 factory-reset  empty: the next start erases all keys that the device made, and enrols anew
 """
 
@@ -38,8 +39,10 @@ _NUMBERS = {
 _PROFILES = ("cert", "rpk", "cert-only")
 # How signalling travels.
 _CARRIERS = ("mqtt", "sip")
-_KEYS = ("name", "realm", "host", "addresses", "profile", "carrier", "third_parties") + tuple(
-    _NUMBERS
+# Who besides the CA must have said that a peer's key is the peer's.
+_TRUST = ("ca", "owner")
+_KEYS = ("name", "realm", "host", "addresses", "profile", "carrier", "third_parties", "trust") + (
+    tuple(_NUMBERS)
 )
 # Selectors in third_parties, and characters in one.
 _MAX_PARTIES = 16
@@ -86,6 +89,7 @@ class Config:
     profile: str
     carrier: str
     third_parties: list
+    trust: str
     mqtt_port: int
     sip_port: int
     est_port: int
@@ -131,6 +135,9 @@ def parse(values: object, folder: str = "/") -> Config:
     config.carrier = values.get("carrier", "mqtt")
     if config.carrier not in _CARRIERS:
         raise ConfigError("config.json: carrier: expected mqtt or sip")
+    config.trust = values.get("trust", "ca")
+    if config.trust not in _TRUST:
+        raise ConfigError("config.json: trust: expected ca or owner")
     # Whose requests through a gateway are taken: "gw-1 for alice", "gw-1 for *". None by default.
     config.third_parties = values.get("third_parties", [])
     if not isinstance(config.third_parties, list) or len(config.third_parties) > _MAX_PARTIES:

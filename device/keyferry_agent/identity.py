@@ -37,7 +37,7 @@ class Ready:
     others whose devices are believed. ``anchors``: for each of them, what states to the manager
     that it is the one that signs. ``agreement``: the (private, public) pair for the
     profile rpk, or None, and ``endorsed``, its public key as the manager takes it, or b"".
-    ``unproved``: the key before this one is still on flash.
+    ``unproved``: the key before this one is still on flash. ``judge``: for Trust.
     No methods: see config.Config.
     """
 
@@ -54,6 +54,7 @@ class Ready:
     issuers: list
     anchors: list
     key: bytes
+    judge: "Any"
 
 
 async def obtain(
@@ -94,7 +95,9 @@ async def obtain(
         if ready is not None:
             # It is due, and there is more memory for it now than there will be later.
             try:
-                await enrolment.simplereenroll(config, store, crypto, event, True)
+                # where the owner signed for a key, and is not at hand to sign again, it stays
+                new_key = config.trust != "owner"
+                await enrolment.simplereenroll(config, store, crypto, event, new_key)
             except KeyferryError as error:
                 event("renewal-failed", error=error.name, detail=error.detail)
             continue
@@ -119,6 +122,11 @@ async def obtain(
     if config.profile != "cert-only":
         ready.agreement, ready.endorsed = _agreement(store, crypto, event, ready)
     _held(ready, store, secure)
+    ready.judge = None
+    if config.trust != "ca":
+        from keyferry_agent import peers
+
+        ready.judge = peers.judge(config, crypto, event, ready.public)
     if secure:
         ready.key = crypto.tls_key(ready.private, ready.public)
     return ready

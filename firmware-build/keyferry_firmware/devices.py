@@ -10,6 +10,8 @@ mqtt_port, est_port, sip_port   the manager's ports; empty or absent for the usu
 root             file with the realm's root certificate, DER: the one thing that a device trusts
 factory_key, factory_certificate   files with a factory identity, DER; or instead of both
 token            the one-time enrolment token: the device makes its key itself
+trust            who must vouch for its peers' keys: ca (the default) or owner; also with files
+owner            file with the owner's public key, PEM, for owner; also with files
 wifi_ssid, wifi_password   the network that it joins; an open one has no password
 
 Paths are relative to the list. Secrets are in no message: a problem names the line and the column.
@@ -29,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_der_private_key,
+    load_pem_public_key,
 )
 
 from keyferry_core.errors import DecodeError
@@ -37,8 +40,11 @@ from keyferry_firmware.problems import FirmwareProblem
 
 COLUMNS = (
     *("name", "files", "realm", "host", "carrier", "mqtt_port", "est_port", "sip_port", "root"),
-    *("factory_key", "factory_certificate", "token", "wifi_ssid", "wifi_password"),
+    *("factory_key", "factory_certificate", "token", "trust", "owner", "wifi_ssid"),
+    "wifi_password",
 )
+# Who must vouch for a peer's key (device/keyferry_agent/config.py).
+TRUST = ("ca", "owner")
 # What stands in the folder of the column ``files`` instead.
 _IN_FILES = COLUMNS[2 : COLUMNS.index("token") + 1]
 _CARRIERS = ("mqtt", "sip")
@@ -52,6 +58,7 @@ _LARGEST = {
     "factory.crt": 2048,
     "factory.key": 512,
     "token": 256,
+    "owner.pub": 65,
 }
 
 
@@ -162,6 +169,7 @@ def _device(place: Path, row: dict[str, str]) -> Device:
     else:
         files = _from_cells(place, row, name)
     realm = _check_config(files["config.json"], name)
+    _set_trust(place, row, files)
     _check_root(files["root.der"])
     has = [key for key in ("factory.key", "factory.crt", "token") if key in files]
     if has == ["token"]:
@@ -188,7 +196,7 @@ def _read(path: Path, column: str) -> bytes:
 
 def _made_by_manager(folder: Path) -> dict[str, bytes]:
     files = {key: _read(folder / key, "files") for key in ("config.json", "root.der")}
-    for key in ("factory.key", "factory.crt", "token"):
+    for key in ("factory.key", "factory.crt", "token", "owner.pub"):
         if (folder / key).exists():
             files[key] = _read(folder / key, "files")
     return files
@@ -244,6 +252,41 @@ def _check_config(data: bytes, name: str) -> str:
     if not isinstance(host, str) or not 0 < len(host) <= 253 or not host.isascii():
         raise _Wrong("host: expected a host name or an IP address")
     return realm
+
+
+def _set_trust(place: Path, row: dict[str, str], files: dict[str, bytes]) -> None:
+    """Put mode and owner's key into ``files``, where the list has them; they go together."""
+    settings = json.loads(files["config.json"])
+    if row.get("owner"):
+        files["owner.pub"] = _owner(place / row["owner"])
+    mode = row.get("trust") or ("owner" if row.get("owner") else settings.get("trust", "ca"))
+    if mode not in TRUST:
+        raise _Wrong(f"trust: expected {' or '.join(TRUST)}")
+    if (mode == "owner") != ("owner.pub" in files):
+        raise _Wrong("trust: owner goes with the owner's public key, in the column owner")
+    if "owner.pub" in files and not _is_point(files["owner.pub"]):
+        raise _Wrong("owner.pub is no public key on P-256")
+    if settings.get("trust", "ca") != mode:
+        settings["trust"] = mode
+        files["config.json"] = json.dumps(settings, indent=2).encode() + b"\n"
+
+
+def _owner(path: Path) -> bytes:
+    try:
+        key = load_pem_public_key(_read(path, "owner"))
+    except ValueError:
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _Wrong("owner: expected a public key on P-256, PEM: owner.key.pub, say")
+    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+
+def _is_point(data: bytes) -> bool:
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), data)
+    except ValueError:
+        return False
+    return len(data) == 65
 
 
 def _check_root(data: bytes) -> None:

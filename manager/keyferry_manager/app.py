@@ -518,6 +518,7 @@ class Manager:
                 raise
             rules = self.relay.rules
             log(_LOG, logging.ERROR, "policy-unreadable", error=str(problem))
+        self.relay.endorsements = await self.store.presences.endorsements()
         self.relay.set_rules(rules, names, await self.store.removed_names())
         self._seen_version = version
         number = 0 if applied is None else applied.id

@@ -134,14 +134,15 @@ def _peer_credential(
     """The peer's EDHOC credential, when it holds and names ``name``: what the manager delivered, or
     the certificate that the peer sent itself.
     """
+    vouch = message.get(s.VOUCH)
     if profile == s.PROFILE_CERT and id_cred[:3] == _X5CHAIN:
-        certified, credential, certificate = trust.chained(id_cred, now)
+        certified, credential, certificate = trust.chained(id_cred, now, vouch)
         if message.get(s.CREDENTIAL, certificate) != certificate:
             raise AuthenticationError("the manager delivered another certificate")
     else:
         _check_delivered(profile, message)
         endorsed = message[s.PUBLIC_KEY] if profile == s.PROFILE_RPK else None
-        certified, credential = trust.credential(message[s.CREDENTIAL], endorsed, now)
+        certified, credential = trust.credential(message[s.CREDENTIAL], endorsed, now, vouch)
     if certified != name:
         raise AuthenticationError("the certificate is for " + certified + ", not for " + name)
     if certified == own:
@@ -283,7 +284,7 @@ class Responder:
             raise AuthenticationError("the peer has our own name")
         # what message_3 will be held to
         self._delivered = {}
-        for key in (s.CREDENTIAL, s.PUBLIC_KEY):
+        for key in (s.CREDENTIAL, s.PUBLIC_KEY, s.VOUCH):
             if key in message:
                 self._delivered[key] = message[key]
         self._context = binding(

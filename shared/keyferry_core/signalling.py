@@ -37,6 +37,8 @@ ON_BEHALF_OF = 25
 REQUEST = 26
 ISSUER = 27
 ANCHORS = 28
+TRUST = 29
+VOUCH = 30
 
 # types
 REGISTER = 1
@@ -57,6 +59,9 @@ CERTIFIED = 14
 # profiles (docs: keys between peers)
 PROFILE_CERT = 0
 PROFILE_RPK = 1
+
+# what a device wants to have of its peers besides a certificate (docs: keys between peers)
+TRUST_OWNER = 1
 
 # transports of a leg
 TRANSPORT_MQTT_TLS = 1
@@ -102,11 +107,18 @@ FIELDS = {
     REQUEST: ("request", _BYTES, 1, 2048),
     ISSUER: ("issuer", _BYTES, 1, 2048),
     ANCHORS: ("anchors", _BYTES, ANCHORS_LENGTH, ANCHORS_LENGTH),
+    TRUST: ("trust", _UINT, TRUST_OWNER, TRUST_OWNER),
+    VOUCH: ("vouch", _BYTES, 1, 2048),
 }
 
 # type: (name, required keys besides type, from and to; optional keys; keys only the manager adds)
 TYPES = {
-    REGISTER: ("register", (ID, INSTANCE, ADDRESSES), (EXPIRES, ROUTE, PUBLIC_KEY, ANCHORS), ()),
+    REGISTER: (
+        "register",
+        (ID, INSTANCE, ADDRESSES),
+        (EXPIRES, ROUTE, PUBLIC_KEY, ANCHORS, TRUST),
+        (),
+    ),
     REGISTERED: ("registered", (), (), (ID, EXPIRES, SEEN, INSTANCE, ANCHORS)),
     RESOLVE: ("resolve", (ID, NAME), (), ()),
     RESOLVED: (
@@ -119,9 +131,9 @@ TYPES = {
         "connect",
         (SESSION, PROFILE, MESSAGE_1),
         (ROUTE, ON_BEHALF_OF),
-        (CREDENTIAL, PUBLIC_KEY),
+        (CREDENTIAL, PUBLIC_KEY, VOUCH),
     ),
-    ACCEPT: ("accept", (SESSION, MESSAGE_2), (ROUTE,), (CREDENTIAL, PUBLIC_KEY)),
+    ACCEPT: ("accept", (SESSION, MESSAGE_2), (ROUTE,), (CREDENTIAL, PUBLIC_KEY, VOUCH)),
     REJECT: ("reject", (SESSION, ERROR_CODE), (TEXT, EDHOC_ERROR), ()),
     MESSAGE: ("message", (SESSION,), (MESSAGE_3, MESSAGE_4, RECORD), ()),
     END: ("end", (SESSION,), (ERROR_CODE, TEXT), ()),

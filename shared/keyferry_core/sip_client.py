@@ -111,6 +111,8 @@ class Client:
             fields.append((b"Expires", str(message[s.EXPIRES]).encode()))
         if s.ANCHORS in message:
             fields.append((_ANCHORS, message[s.ANCHORS].hex().encode()))
+        if s.TRUST in message:
+            fields.append((sip_parts.PEER_TRUST, str(message[s.TRUST]).encode()))
         fields += self.legs(message)
         parts = [(sip_parts.ENDORSED, message[s.PUBLIC_KEY])] if s.PUBLIC_KEY in message else []
         self._instance = message[s.INSTANCE].hex().encode()

@@ -24,6 +24,7 @@ _INVITE_PARTS = (
     (sip_parts.EDHOC, s.MESSAGE_1),
     (sip_parts.CERTIFICATE, s.CREDENTIAL),
     (sip_parts.ENDORSED, s.PUBLIC_KEY),
+    (sip_parts.VOUCH, s.VOUCH),
 )
 _ACCEPT_PARTS = ((sip_parts.EDHOC, s.MESSAGE_2),) + _INVITE_PARTS[1:]
 _ERROR_PARTS = ((sip_parts.EDHOC, s.EDHOC_ERROR),)

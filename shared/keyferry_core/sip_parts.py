@@ -23,6 +23,7 @@ DATA = b"application/octet-stream"
 TEXT = b"text/plain"
 CERTIFICATE = b"application/pkix-cert"  # RFC 2585
 ENDORSED = b"application/cose"  # RFC 9052
+VOUCH = b"application/keyferry-vouch"  # docs/keys.md
 REQUEST = b"application/pkcs10"  # RFC 5967
 MULTIPART = b"multipart/mixed"
 
@@ -31,6 +32,7 @@ HOP_SECURITY = b"Hop-Security"
 KEY_PROFILE = b"Key-Profile"
 MANAGER_INSTANCE = b"Manager-Instance"
 TRUST_ANCHORS = b"Trust-Anchors"
+PEER_TRUST = b"Peer-Trust"
 ON_BEHALF_OF = b"On-Behalf-Of"
 
 _HEX = b"0123456789abcdef"

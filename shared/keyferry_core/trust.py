@@ -13,13 +13,17 @@ MAX_REMEMBERED = 8
 
 
 class Trust:
-    """Certificates of one realm. A signature is verified once; dates are checked every time."""
+    """Certificates of one realm. A signature is verified once; dates are checked every time.
+
+    ``judge``: who has to believe a peer's key besides the CA, such as ``owner.Owner``; or None.
+    """
 
     def __init__(self, crypto, realm: str, *issuers: bytes) -> None:
         self._crypto = crypto
         self._realm = realm
         self._issuers = [x509.parse(issuer) for issuer in issuers]
         self._verified = []
+        self.judge = None
 
     def check(self, certificate: bytes, now: int) -> tuple[str, bytes]:
         """``(name, 65-byte public key)`` of a device's DER certificate that holds at ``now``.
@@ -37,13 +41,17 @@ class Trust:
         return name, parsed.public_key
 
     def credential(
-        self, certificate: bytes, endorsed: bytes | None, now: int
+        self, certificate: bytes, endorsed: bytes | None, now: int, vouch: bytes | None = None
     ) -> tuple[str, Credential]:
         """``(name, EDHOC credential)``: of the certificate, or of the key that it endorsed.
+
+        ``vouch``: what the manager delivered for the ``judge``.
 
         Raises DecodeError or AuthenticationError.
         """
         name, public = self.check(certificate, now)
+        if self.judge is not None:
+            self.judge.judge(name, public, vouch, now)
         if endorsed is None:
             return name, by_x5t(certificate, public)
         # only the profile rpk needs this, and a board without it saves the memory
@@ -60,7 +68,9 @@ class Trust:
             self._remember(digest)
         return name, found
 
-    def chained(self, id_cred: bytes, now: int) -> tuple[str, Credential, bytes]:
+    def chained(
+        self, id_cred: bytes, now: int, vouch: bytes | None = None
+    ) -> tuple[str, Credential, bytes]:
         """``(name, EDHOC credential, certificate)`` of an ID_CRED_x that is an x5chain.
 
         Raises DecodeError or AuthenticationError. The issuing CA's certificate in it is compared
@@ -73,6 +83,8 @@ class Trust:
         if len(chain) > 1 and chain[1] not in [issuer.raw for issuer in self._issuers]:
             raise AuthenticationError("x5chain: not of the realm's issuing CA")
         name, public = self.check(chain[0], now)
+        if self.judge is not None:
+            self.judge.judge(name, public, vouch, now)
         return name, Credential(id_cred, cbor.encode(chain[0]), public), chain[0]
 
     def _issuer_of(self, certificate: x509.Certificate) -> x509.Certificate:

@@ -11,7 +11,7 @@ DATA = vectors("signalling")
 
 
 def test_good_messages_are_kept_as_they_are():
-    assert (len(DATA["up"]), len(DATA["down"])) == (23, 16)
+    assert (len(DATA["up"]), len(DATA["down"])) == (24, 18)
     for from_device, group in ((True, "up"), (False, "down")):
         for name, text in DATA[group].items():
             data = bytes.fromhex(text)
@@ -21,7 +21,7 @@ def test_good_messages_are_kept_as_they_are():
 
 
 def test_bad_messages_are_refused_with_their_error():
-    assert len(DATA["bad_up"]) == 66
+    assert len(DATA["bad_up"]) == 69
     for name, case in DATA["bad_up"].items():
         error = raises(DecodeError, s.check, cbor.decode(bytes.fromhex(case[0])), True)
         assert error.name == case[1], name
@@ -35,7 +35,7 @@ def test_what_only_the_manager_says_is_refused_from_a_device():
 
 
 def test_every_key_and_type_is_described_once():
-    assert sorted(s.FIELDS) == list(range(1, 29))
+    assert sorted(s.FIELDS) == list(range(1, 31))
     assert sorted(s.TYPES) == list(range(1, 15))
     for _, required, optional, added in s.TYPES.values():
         keys = required + optional + added

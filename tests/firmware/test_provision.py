@@ -55,6 +55,43 @@ def provision(place: Path, path: Path, out: Path, board: str = "virtual", **opti
     return command(place, *line, **options)
 
 
+def test_an_owners_key_goes_onto_the_device(place: Path, tmp_path: Path) -> None:
+    folder(place, tmp_path)
+    command(place, "owner", "new", tmp_path / "owner.key")
+    for column, row in (
+        (["name", "files", "owner"], ["gauge-2", str(place / "gauge-2"), "owner.key.pub"]),
+        ([*COLUMNS, "trust", "owner"], [*GOOD, "owner", "owner.key.pub"]),
+    ):
+        (found,) = devices.read(listed(tmp_path, f"{row[0]}.csv", column, row))
+        assert len(found.files["owner.pub"]) == 65
+        assert json.loads(found.files["config.json"])["trust"] == "owner"
+    (found,) = devices.read(listed(tmp_path, "ca.csv", [*COLUMNS, "trust"], [*GOOD, "ca"]))
+    assert "owner.pub" not in found.files
+    assert "trust" not in json.loads(found.files["config.json"])
+    # what device add wrote
+    place_of = ("--factory", "--out", tmp_path / "rtu-1", "--home", place / "home")
+    command(place, "device", "add", "rtu-1", *place_of, "--owner", tmp_path / "owner.key.pub")
+    config = json.loads((tmp_path / "rtu-1" / "config.json").read_text())
+    assert config["trust"] == "owner"
+    (found,) = devices.read(listed(tmp_path, "add.csv", ["name", "files"], ["rtu-1", "rtu-1"]))
+    assert found.files["owner.pub"] == (tmp_path / "rtu-1" / "owner.pub").read_bytes()
+    for more, why in (
+        (["owner", ""], "owner goes with"),
+        (["ca", "owner.key.pub"], "owner goes with"),
+        (["all", ""], "expected ca or owner"),
+        (["owner", "owner.key"], "expected a public key"),
+        (["owner", "none.pub"], "cannot be read"),
+    ):
+        path = listed(tmp_path, "bad.csv", [*COLUMNS, "trust", "owner"], [*GOOD, *more])
+        with pytest.raises(FirmwareProblem, match=f"line 2: .*{why}"):
+            devices.read(path)
+    for line in (("--trust", "owner"), ("--trust", "ca", "--owner", tmp_path / "owner.key.pub")):
+        command(place, "device", "add", "rtu-2", *place_of, *line, code=2)
+    command(
+        place, "device", "add", "rtu-2", "--token", "--owner", tmp_path / "x", *place_of[3:], code=2
+    )
+
+
 @pytest.mark.parametrize("board", ["virtual", "pico-w"])
 def test_each_device_gets_its_own_and_only_the_owner_reads_it(
     place: Path, tmp_path: Path, board: str

@@ -194,6 +194,8 @@ class Hub:
         self.anchors = b""  # what devices are to state
         self.certificates = []  # answers to those that are asked for over the link
         self.addresses = {}
+        self.trusts = {}  # what devices want of their peers besides a certificate
+        self.vouches = {}  # and what there is, by name
         self.small = []  # sessions with the profile rpk
 
     async def open(self):
@@ -249,6 +251,7 @@ class Hub:
         elif kind == s.REGISTER:
             self.instances[link.name] = message[s.INSTANCE]
             self.addresses[link.name] = message[s.ADDRESSES]
+            self.trusts[link.name] = message.get(s.TRUST, 0)
             if s.PUBLIC_KEY in message:
                 self.keys[link.name] = message[s.PUBLIC_KEY]
             answer = {
@@ -295,6 +298,8 @@ class Hub:
                     self.small.append(message[s.SESSION])
                 if message[s.SESSION] in self.small and message[s.FROM] in self.keys:
                     message[s.PUBLIC_KEY] = self.keys[message[s.FROM]]
+                if self.trusts.get(peer.name) and message[s.FROM] in self.vouches:
+                    message.setdefault(s.VOUCH, self.vouches[message[s.FROM]])
             peer.deliver(cbor.encode(message))
 
     def reply(self, link, message):

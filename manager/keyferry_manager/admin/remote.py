@@ -97,6 +97,10 @@ class Remote:
         }
         return await self._send("POST", "/v1/devices", body)
 
+    async def endorse(self, name: str, endorsement: str) -> dict[str, Any]:
+        body = {"endorsement": endorsement}
+        return await self._send("PUT", f"/v1/devices/{name}/endorsement", body)
+
     # certificates
 
     async def certificates(

@@ -4,6 +4,7 @@ Each method gives a JSON value and raises a Problem. Whatever changes something 
 audit trail with ``actor``: ``user:NAME`` of this machine, or ``token:NAME``.
 """
 
+import base64
 import hashlib
 import secrets
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from keyferry_core import owner, x509
 from keyferry_core.errors import DecodeError
 from keyferry_core.names import FOR, check_name
 from keyferry_manager.access import in_force
@@ -162,6 +164,38 @@ class Service:
         await self._store.audit("device-added", name, **fields, **by(self._rights.actor))
         return {"name": name, "expires": values.utc(ends), "token": secret}
 
+    async def endorse(self, name: str, endorsement: str) -> dict[str, Any]:
+        """Keep what the owner signed for a device (base64); peers that want it get it delivered.
+
+        Who signed it is for them to see: the owner's key is not known here.
+        """
+        try:
+            data = base64.b64decode(endorsement, validate=True)
+            realm, named, public, until, _, _ = owner.parse(data)
+        except ValueError:
+            raise Invalid("this is no owner's endorsement: it is not base64.") from None
+        except DecodeError as error:
+            raise Invalid(f"this is no owner's endorsement: {error.detail}.") from None
+        if (named, realm) != (name, self._config.realm):
+            raise Invalid(f"the endorsement is for {named}@{realm}.")
+        if await self._store.device(name) is None:
+            raise NotFound(
+                f"no device is called {name}: 'keyferry device list' shows those there are."
+            )
+        found = await self._store.certificates(name)
+        keys = {item.serial: x509.parse(item.der).public_key for item in found}
+        revoked = await self._store.pages.revoked(list(keys))
+        if public not in [key for serial, key in keys.items() if serial not in revoked]:
+            raise Invalid(
+                f"the endorsement is for a key that no certificate of {name} has: export its "
+                "certificate again and have that signed."
+            )
+        await self._store.presences.endorse(name, data, time.time())
+        key = hashlib.sha256(public).hexdigest()
+        fields = {"key": key, "until": until}
+        await self._store.audit("device-endorsed", name, **fields, **by(self._rights.actor))
+        return {"name": name, "key": key, "expires": values.utc(until or None)}
+
     # certificates
 
     async def certificates(
@@ -183,7 +217,11 @@ class Service:
         if found is None:
             raise NotFound(f"no certificate has the serial {serial}.")
         revoked = await self._store.pages.revoked([serial])
-        return {"name": found.device, **values.certificate(found, revoked.get(serial))}
+        return {
+            "name": found.device,
+            **values.certificate(found, revoked.get(serial)),
+            "der": base64.b64encode(found.der).decode(),
+        }
 
     async def revoke(
         self, reason: Reason, *, device: str = "", serial: str = "", remove: bool = False

@@ -155,6 +155,33 @@ class CertificateLine(Certificate):
     name: Name
 
 
+class CertificateDetails(CertificateLine):
+    """The same, with the certificate itself."""
+
+    der: str = Field(description="DER, in base64.")
+
+
+class NewEndorsement(Shape):
+    """What the realm's owner signed for a device, with a key that the manager does not have."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    endorsement: str = Field(
+        min_length=4,
+        max_length=512,
+        pattern=r"^[A-Za-z0-9+/]+={0,2}$",
+        description="A COSE_Sign1, in base64.",
+    )
+
+
+class Endorsed(Shape):
+    """The owner's endorsement of a device's key, as it is delivered from now on."""
+
+    name: Name
+    key: Digest
+    expires: Moment | None
+
+
 class FactoryLine(Shape):
     """A factory certificate that admits a device to enrolment."""
 

@@ -27,6 +27,7 @@ _COMMANDS = {
     "gateway": ("gateway",),
     "home": ("init", "serve"),
     "links": ("links",),
+    "owner": ("owner",),
     "policy": ("policy",),
     "revocation": ("device",),
     "rollover": ("ca",),

@@ -46,6 +46,13 @@ _WATCH_INTERVAL = 0.5
 _PAGE = 500
 
 
+class Trust(enum.StrEnum):
+    """Who must vouch for a peer's key: docs/keys.md."""
+
+    CA = "ca"
+    OWNER = "owner"
+
+
 class Profile(enum.StrEnum):
     """How two devices agree on keys: docs/keys.md."""
 

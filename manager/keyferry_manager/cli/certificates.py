@@ -1,19 +1,25 @@
 """``keyferry certificate``: what was issued to devices, and until when it holds."""
 
+import base64
 import time
 from datetime import UTC, datetime
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from rich.table import Table
 from rich.text import Text
 
 from keyferry_manager.admin.values import seconds
+from keyferry_manager.authority.files import write_new
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
     Admin,
     HomeOption,
     JsonOption,
+    NameArgument,
     ProblemGroup,
     Value,
     WatchOption,
@@ -24,7 +30,11 @@ from keyferry_manager.cli.base import (
     show_list,
     table,
     when,
+    with_admin,
+    write,
+    write_json,
 )
+from keyferry_manager.problems import NotFound, Problem
 
 commands = typer.Typer(
     cls=ProblemGroup, help="Look at the certificates of devices.", no_args_is_help=True
@@ -81,6 +91,37 @@ def ending(found: Value, before: float) -> Value:
         if item["revoked"] is None and (seconds(str(item["expires"])) or 0.0) <= before
     ]
     return sorted(due, key=lambda item: (str(item["expires"]), str(item["name"])))
+
+
+@commands.command("export")
+def export_certificate(
+    name: NameArgument,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Where it goes; PEM, never overwritten.")
+    ],
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a device's newest certificate that was not revoked, for its owner to sign."""
+
+    async def work(admin: Admin) -> dict[str, Any]:
+        found = await rows(lambda limit, cursor: admin.certificates(limit, cursor, device=name))
+        for item in found:
+            if item["revoked"] is None:
+                return await admin.certificate(item["serial"])
+        raise NotFound(f"{name} has no certificate: it has not enrolled yet, or was revoked.")
+
+    found = with_admin(home, work)
+    certificate = x509.load_der_x509_certificate(base64.b64decode(found["der"]))
+    try:
+        write_new(out, certificate.public_bytes(Encoding.PEM), 0o644)
+    except OSError as error:
+        raise Problem(f"{out} cannot be written: {error.strerror}.") from None
+    result = {"name": name, "serial": found["serial"], "file": str(out)}
+    if as_json:
+        write_json(result)
+        return
+    write(Text(f"The certificate {found['serial']} of {name} is in {out}."))
 
 
 def _shown(found: Value) -> Table | Text:

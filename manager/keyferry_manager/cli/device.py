@@ -1,6 +1,7 @@
 """``keyferry device``: add devices, and look at them."""
 
 import asyncio
+import base64
 import json
 import os
 import secrets
@@ -20,6 +21,8 @@ from cryptography.x509.oid import NameOID
 from rich.table import Table
 from rich.text import Text
 
+from keyferry_core.owner import MAX_ENDORSEMENT
+from keyferry_manager import owner
 from keyferry_manager.authority import LocalAuthority, fingerprint, open_authority, serial_text
 from keyferry_manager.authority.chain import Chain
 from keyferry_manager.authority.files import PRIVATE, sync_directory, write_new
@@ -32,6 +35,7 @@ from keyferry_manager.cli.base import (
     NameArgument,
     ProblemGroup,
     Profile,
+    Trust,
     Value,
     WatchOption,
     app,
@@ -120,6 +124,16 @@ def add(
     profile: Annotated[
         Profile, typer.Option(help="What it asks its peers for; it answers either: docs/keys.md.")
     ] = Profile.CERT,
+    trust: Annotated[
+        Trust | None,
+        typer.Option(help="Who must vouch for its peers' keys; default ca: docs/keys.md."),
+    ] = None,
+    owner_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--owner", metavar="FILE", help="The owner's public key; means --trust owner."
+        ),
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -132,6 +146,10 @@ def add(
         raise typer.BadParameter("give either --factory or --token.")
     if sip_port is not None and carrier is not Carrier.SIP:
         raise typer.BadParameter("--sip-port goes with --carrier sip.")
+    if trust is None:
+        trust = Trust.CA if owner_key is None else Trust.OWNER
+    if (trust is Trust.OWNER) != (owner_key is not None):
+        raise typer.BadParameter("--trust owner goes with --owner FILE.")
     if expires is not None and not token:
         raise typer.BadParameter("--expires goes with --token.")
     config = Config.load(home)
@@ -151,6 +169,9 @@ def add(
             "time_port": time_port,
         }
         entries = _common_files(config, authority, name, host, ports, carrier, profile)
+        entries = [*_trusting(entries, trust), *owner_files(owner_key)]
+    elif owner_key is not None or trust is not Trust.CA:
+        raise typer.BadParameter("--trust and --owner go with --out DIR: they are on its flash.")
     identity = None
     secret = ""
     if factory:
@@ -240,6 +261,19 @@ def _common_files(
     ]
 
 
+def _trusting(entries: list[tuple[str, bytes, int]], trust: Trust) -> list[tuple[str, bytes, int]]:
+    if trust is Trust.CA:
+        return entries
+    (name, config, mode), *others = entries
+    settings = {**json.loads(config), "trust": trust.value}
+    return [(name, json.dumps(settings, indent=2).encode() + b"\n", mode), *others]
+
+
+def owner_files(path: Path | None) -> list[tuple[str, bytes, int]]:
+    """``owner.pub`` for a device, of the owner's public key in PEM."""
+    return [] if path is None else [("owner.pub", owner.public_key(path), 0o644)]
+
+
 def _factory_identity(
     authority: "LocalAuthority | RemoteAuthority", name: str, now: int
 ) -> tuple[dict[str, Any], list[tuple[str, bytes, int]]]:
@@ -293,6 +327,33 @@ def _write_files(
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+@commands.command()
+def endorse(
+    name: NameArgument,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What 'keyferry owner endorse' wrote.")
+    ],
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Take over what the owner signed for a device's key: peers that want it get it delivered."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_ENDORSEMENT + 1)
+    except OSError as error:
+        raise Problem(f"{file} cannot be read: {error.strerror}.") from None
+
+    async def work(admin: Admin) -> dict[str, Any]:
+        return await admin.endorse(name, base64.b64encode(data).decode())
+
+    found = with_admin(home, work)
+    if as_json:
+        write_json(found)
+        return
+    until = f" until {when(found['expires'])}" if found["expires"] else ""
+    write(Text(f"{name} is endorsed{until}, for its key {found['key'][:16]}."))
 
 
 @commands.command("list")

@@ -48,6 +48,8 @@ class Presence:
     registered_until: float | None = None
     # For the profile rpk: the key that the link's certificate endorsed.
     public_key: bytes | None = None
+    # What it wants to have of its peers besides a certificate, 0 for nothing: signalling.TRUST.
+    trust: int = 0
     # When its sessions end, unless the same instance registers again before.
     gone_at: float | None = None
     # Sessions that ended while nothing could be sent to it, with the reason: told on its return.
@@ -91,6 +93,7 @@ class Registry:
         presence.addresses = []
         presence.registered_until = None
         presence.public_key = None
+        presence.trust = 0
         return before
 
     def expect(self, name: str, instance: bytes, gone_at: float) -> None:

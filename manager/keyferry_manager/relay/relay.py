@@ -98,6 +98,8 @@ class Relay:
         )
         self.keys = AgreementKeys(trail.key)
         self.anchors = Anchors()
+        # What the realm's owner signed, by device.
+        self.endorsements: dict[str, bytes] = {}
         self.rules = Rules()
         self.names: frozenset[str] = frozenset()
         self.removed: frozenset[str] = frozenset()
@@ -326,10 +328,12 @@ class Relay:
         addresses: list[str],
         seconds: int,
         key: AgreementKey | None = None,
+        trust: int = 0,
     ) -> None:
         """Put a device in the registry; end its sessions when it started anew.
 
-        ``key`` was checked. Without one, that of an earlier registration stays.
+        ``key`` was checked. Without one, that of an earlier registration stays. ``trust``: of the
+        signalling, 0 for none.
         """
         presence = self.registry.get(link.name)
         if presence is None or presence.link is not link:
@@ -339,6 +343,7 @@ class Relay:
         if key is not None and self.keys.register(key):
             self._trail.ok("key-registered", link.name, link.address, key_id=key.key_id)
         endorsed = self.keys.of(link) if key is None else key.endorsed
+        presence.trust = trust
         presence.registered_until = self.wall() + seconds
         if self.registry.register(presence, instance, addresses, expires_at, endorsed):
             presence.missed.clear()

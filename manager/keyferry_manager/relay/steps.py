@@ -287,6 +287,9 @@ def facts(relay: "Relay", passage: Passage) -> str:
     message[sig.CREDENTIAL] = passage.link.certificate_der
     if _profile(passage) == sig.PROFILE_RPK:
         message[sig.PUBLIC_KEY] = _public_key(relay, passage.link.name)
+    vouch = _vouch(relay, passage.link.name, passage.peer.name)
+    if vouch is not None:
+        message[sig.VOUCH] = vouch
     message[sig.ROUTE] = [passage.leg, onward]
     passage.out = wire.encode(message)
     return "certificate and second leg added"
@@ -307,6 +310,15 @@ def _profile(passage: Passage) -> int:
     if passage.session is None:
         return passage.message[sig.PROFILE]
     return passage.session.profile
+
+
+def _vouch(relay: "Relay", device: str, peer: str) -> bytes | None:
+    """What ``peer`` wants to have of ``device`` besides its certificate, if there is such a thing.
+    A version that does not know of it refuses what it did not ask for."""
+    presence = relay.registry.get(peer)
+    if presence is None or presence.trust != sig.TRUST_OWNER:
+        return None
+    return relay.endorsements.get(device)
 
 
 def _public_key(relay: "Relay", device: str) -> bytes | None:
@@ -391,7 +403,9 @@ def enter(relay: "Relay", passage: Passage) -> str:
     message = passage.message
     seconds = min(message.get(sig.EXPIRES, 0xFFFFFFFF), int(relay.settings.registration))
     instance, addresses = message[sig.INSTANCE], message[sig.ADDRESSES]
-    relay.register(passage.link, instance, addresses, seconds, passage.key)
+    relay.register(
+        passage.link, instance, addresses, seconds, passage.key, message.get(sig.TRUST, 0)
+    )
     answer: dict[int, Any] = {
         sig.TYPE: sig.REGISTERED,
         sig.FROM: MANAGER,

@@ -194,6 +194,8 @@ async def _end_admission(connection: AsyncConnection, device: str) -> None:
 async def _remove(connection: AsyncConnection, device: str, now: int) -> None:
     table, rules = tables.devices, tables.allow_rules
     await connection.execute(update(table).where(table.c.name == device).values(removed_at=now))
+    kept = tables.endorsements
+    await connection.execute(delete(kept).where(kept.c.device == device))
     await connection.execute(
         delete(rules).where(or_(rules.c.initiator == device, rules.c.responder == device))
     )

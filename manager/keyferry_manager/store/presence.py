@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from keyferry_manager.store import tables
 from keyferry_manager.store.records import AgreementKey, LinkRow
-from keyferry_manager.store.statements import upsert
+from keyferry_manager.store.statements import touch, upsert
 
 
 class Presences:
@@ -53,6 +53,20 @@ class Presences:
             found = await connection.execute(select(table).order_by(table.c.device))
             rows = found.mappings().all()
         return [AgreementKey(**row) for row in rows]
+
+    async def endorsements(self) -> dict[str, bytes]:
+        """What the owner signed, by device."""
+        table = tables.endorsements
+        async with self._reading.connect() as connection:
+            rows = (await connection.execute(select(table.c.device, table.c.endorsement))).all()
+        return {row.device: row.endorsement for row in rows}
+
+    async def endorse(self, device: str, endorsement: bytes, at: float) -> None:
+        """Keep what the owner signed for a device that there is, in the place of an older one."""
+        row = {"device": device, "endorsement": endorsement, "added_at": at}
+        async with self._writing.begin() as connection:
+            await _replace(connection, tables.endorsements, ("device",), [row])
+            await touch(connection)
 
     async def anchors(self) -> dict[str, str]:
         """Which CA certificates each device holds, as it said last: by device, 16 digits."""

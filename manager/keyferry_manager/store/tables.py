@@ -197,6 +197,15 @@ anchors = Table(
     Column("stated_at", Double, nullable=False),
 )
 
+# What the realm's owner signed for a device's key: keyferry_core.owner. The peers verify it.
+endorsements = Table(
+    "endorsements",
+    metadata,
+    Column("device", _Name, ForeignKey("devices.name"), primary_key=True),
+    Column("endorsement", LargeBinary, nullable=False),
+    Column("added_at", Double, nullable=False),
+)
+
 # Who may use the admin API over TCP, and for what.
 api_tokens = Table(
     "api_tokens",

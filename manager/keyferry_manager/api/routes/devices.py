@@ -113,9 +113,21 @@ async def certificates(
     return await asked.certificates(limit, cursor, device=device)
 
 
+@router.put(
+    "/v1/devices/{name}/endorsement",
+    response_model=schemas.Endorsed,
+    operation_id="endorse_device",
+    summary="Take over what the realm's owner signed for a device's key",
+    tags=["devices"],
+    **right("devices:write", 404, 400, 413),
+)
+async def endorse_device(asked: Asked, name: PathName, signed: schemas.NewEndorsement) -> Any:
+    return await asked.endorse(name, signed.endorsement)
+
+
 @router.get(
     "/v1/certificates/{serial}",
-    response_model=schemas.CertificateLine,
+    response_model=schemas.CertificateDetails,
     operation_id="get_certificate",
     summary="Look at a certificate",
     tags=["certificates"],

@@ -226,6 +226,9 @@ def register(message: Message, binding: Binding, name: str, number: int) -> dict
     held = sip_parts.octets_of(message, sip_parts.TRUST_ANCHORS, sig.ANCHORS_LENGTH)
     if held is not None:
         found[sig.ANCHORS] = held
+    if message.count(sip_parts.PEER_TRUST.lower()):
+        mode = message.one(sip_parts.PEER_TRUST.lower())
+        found[sig.TRUST] = sip_fields.number(mode, sig.TRUST_OWNER, "peer-trust")
     stated = route(message)
     if stated is not None:
         found[sig.ROUTE] = stated

@@ -24,6 +24,7 @@ _EDHOC = sip_parts.EDHOC
 _CREDENTIALS = (
     (sip_parts.CERTIFICATE, sig.CREDENTIAL),
     (sip_parts.ENDORSED, sig.PUBLIC_KEY),
+    (sip_parts.VOUCH, sig.VOUCH),
 )
 _PROFILES = {b"cert": sig.PROFILE_CERT, b"rpk": sig.PROFILE_RPK}
 _PROFILE_NAMES = {number: name for name, number in _PROFILES.items()}

@@ -17,14 +17,13 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from bench.rivals import RivalMissing
+from bench.rivals import RivalMissing, cpu_of
 from support.manager_kit import REALM, Home
 
 # fm is the fast allocator: the default one is five times slower. 256 MB would run out after some
 # 18,000 transactions, which Kamailio keeps for seconds.
 _MEMORY = ["-m", "4096", "-M", "32", "-x", "fm", "-X", "fm"]
 _PATIENCE = 20.0
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 _CONFIG = """
 debug=-1
@@ -170,11 +169,7 @@ class Kamailio:
 
     def cpu(self) -> float:
         """Seconds of processor time so far, of all its processes."""
-        ticks = 0
-        for pid in self._family():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / _TICKS
+        return sum(cpu_of(pid) for pid in self._family())
 
     def stop(self) -> None:
         """End it, with force where it does not end."""

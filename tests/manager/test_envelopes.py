@@ -1,6 +1,8 @@
 """Messages whose head was checked before: what the short way takes, the long way takes alike."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import cbor2
 import pytest
@@ -156,3 +158,64 @@ def test_every_step_still_looks_at_each_message():
     for link in (world.pump, third):
         world.relay.link_down(link, True, "gone")
     assert len(world.relay._envelopes) == 0
+
+
+SEND = {
+    sig.TYPE: sig.SEND,
+    sig.FROM: "pump-7",
+    sig.TO: "valve-2",
+    sig.ID: 1,
+    sig.DATA: b"x",
+    sig.ROUTE: [["192.0.2.1:5061", sig.TRANSPORT_SIP_TLS, True]],
+}
+REPORT = {sig.TYPE: sig.DELIVERED, sig.FROM: "valve-2", sig.TO: "pump-7", sig.ID: 1}
+MAPS: list[dict[int, Any]] = [
+    {**SEND, sig.ID: 0xFFFFFFFF},
+    {**SEND, sig.ID: 0x100000000},
+    {**SEND, sig.ID: -1},
+    {**SEND, sig.ID: True},
+    {**SEND, sig.ID: "1"},
+    {**SEND, sig.DATA: b""},
+    {**SEND, sig.DATA: bytes(sig.MAX_PLAIN)},
+    {**SEND, sig.DATA: bytes(sig.MAX_PLAIN + 1)},
+    {**SEND, sig.DATA: "x"},
+    {**SEND, sig.TO: "valve-3"},
+    {**SEND, sig.TO: "Valve 3"},
+    {**SEND, sig.ROUTE: [["x" * 65, sig.TRANSPORT_SIP_TLS, True]]},
+    {**SEND, sig.RECORD: b"x"},
+    {key: value for key, value in SEND.items() if key != sig.DATA},
+    {key: value for key, value in SEND.items() if key != sig.ID},
+    {**REPORT, sig.ID: 7},
+    {**REPORT, sig.ID: None},
+    {**REPORT, sig.DATA: b"x"},
+    {**REPORT, sig.ERROR_CODE: 3},
+    {key: value for key, value in REPORT.items() if key != sig.ID},
+]
+
+
+@pytest.mark.parametrize("number", range(len(MAPS)))
+def test_a_map_is_held_to_the_same_rules_once_its_like_is_known(number: int) -> None:
+    envelopes, link = Envelopes(), FakeLink("pump-7")
+    for known in (SEND, REPORT):
+        for _ in range(2):
+            assert envelopes.check(link, dict(known)) == known
+    made = MAPS[number]
+
+    def said(check: Callable[[dict[int, Any]], object]) -> object:
+        try:
+            return check(dict(made))
+        except DecodeError as error:
+            return error.name, error.detail
+
+    wanted = said(lambda found: sig.check(found, True))
+    for _ in range(2):
+        assert said(lambda found: envelopes.check(link, found)) == wanted
+
+
+def test_what_is_known_of_maps_goes_with_the_link() -> None:
+    envelopes, link = Envelopes(), FakeLink("pump-7")
+    for number in range(20):
+        envelopes.check(link, {**SEND, sig.TO: f"valve-{number}"})
+    assert len(envelopes._made[link]) == PER_LINK
+    envelopes.forget(link)
+    assert not envelopes._made

@@ -87,7 +87,7 @@ class Passage:
 
     def hand(self, link: Link) -> bool:
         """Give it to a link, as a map where the link wants that. False when it has no room."""
-        take = getattr(link, "take", None)
+        take = getattr(link, "take_map", None)
         if take is None or self.onward is None:
             return link.send(self.out)
         return take(self.onward)

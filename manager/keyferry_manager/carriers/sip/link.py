@@ -104,9 +104,9 @@ class SipLink(Connection):
     def send(self, payload: bytes) -> bool:
         """Take one message of the relay: an answer, or something from a peer. False, and nothing
         taken, when the device reads too slowly."""
-        return self.take(wire.decode_map(payload))
+        return self.take_map(wire.decode_map(payload))
 
-    def take(self, message: dict[int, Any]) -> bool:
+    def take_map(self, message: dict[int, Any]) -> bool:
         """The same, as a map."""
         if not self._online or self._ended:
             return False

@@ -13,7 +13,7 @@ from typing import Any, Final
 from keyferry_core import sip_codec
 from keyferry_core.sip_codec import MAX_FIELDS, MAX_HEAD, Message
 from keyferry_core.sip_fields import Address, SipError, Uri, is_call_id, is_token, parse_uri
-from keyferry_manager.carriers.sip.shapes import Read, Shape, with_tag
+from keyferry_manager.carriers.sip.shapes import Read, Shape
 
 # Of one connection: lines that are remembered, and bytes of one. When there are more, all are
 # forgotten: a device that sends ever new ones gains nothing, and loses a little.
@@ -130,7 +130,7 @@ class LinkReader:
         method, uri, status, reason, parsed = start
         message = Read(method, uri, status, reason)
         message.request_uri = parsed
-        names, fields = message.names, message.fields
+        places, fields = message.places, message.fields
         length, hops = -1, 70
         known = self._lines
         for line in lines[1:]:
@@ -138,7 +138,7 @@ class LinkReader:
             if found is not None:
                 field, value = found
                 name = field[0]
-                if name in names and name not in _OFTEN:
+                if name in places and name not in _OFTEN:
                     return None
                 if value is None:
                     pass
@@ -160,12 +160,12 @@ class LinkReader:
                     return None
                 field = varying
                 name = field[0]
-                if name in names and name not in _OFTEN:
+                if name in places and name not in _OFTEN:
                     return None
-            if name not in names:
-                names[name] = field[2]
+            if name not in places:
+                places[name] = len(fields)
             fields.append(field)
-        if length < 0 or not names.keys() >= _MUST:
+        if length < 0 or not places.keys() >= _MUST:
             return None
         if parsed is not None:
             if message.sequence[1] != method or (parsed.user and not hops):
@@ -202,7 +202,7 @@ class LinkReader:
             via = self._vias.get((head, semicolon + tail))
             if via is None or not is_token(branch) or branch.lower() == b"z9hg4bk":
                 return None
-            if not message.branch and b"via" not in message.names:
+            if not message.branch and b"via" not in message.places:
                 message.branch = branch
             return via[0], via[1], via[2] + mark + branch + semicolon + tail
         head, mark, tag = line.rpartition(b";tag=")
@@ -211,11 +211,10 @@ class LinkReader:
             if party is None or not is_token(tag):
                 return None
             (name, written, value), before = party
-            found = with_tag(before, tag)
             if name == b"from":
-                message.sender = found
+                message.sender, message.sender_tag = before, tag
             else:
-                message.recipient = found
+                message.recipient, message.recipient_tag = before, tag
             return name, written, value + mark + tag
         written, _, value = line.partition(b": ")
         name = _VARYING.get(written)

@@ -65,7 +65,8 @@ class Requests:
         if not isinstance(message, Read) or message.method == b"REGISTER":
             dialect.check_sender(message, self._link.name, self._realm)
             return
-        uri = message.from_().uri
+        assert message.sender is not None
+        uri = message.sender.uri
         if uri is not self._own_uri:
             dialect.check_sender(message, self._link.name, self._realm)
             self._own_uri = uri

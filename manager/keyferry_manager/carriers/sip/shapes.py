@@ -22,23 +22,29 @@ class Read(Message):
 
     def __init__(self, method: bytes, uri: bytes, status: int, reason: bytes) -> None:
         super().__init__(method, uri, status, reason)
-        self.names: dict[bytes, bytes] = {}
+        # Where the first field of a name is.
+        self.places: dict[bytes, int] = {}
         self.request_uri: Uri | None = None
+        # From and To; a tag that is given beside one is the field's only parameter.
         self.sender: Address | None = None
+        self.sender_tag = b""
         self.recipient: Address | None = None
+        self.recipient_tag = b""
         self.sequence: tuple[int, bytes] = (0, b"")
         self.branch = b""
 
     def first(self, name: bytes) -> bytes | None:
-        return self.names.get(name)
+        place = self.places.get(name)
+        return None if place is None else self.fields[place][2]
 
     def from_(self) -> Address:
         assert self.sender is not None
-        return self.sender
+        return with_tag(self.sender, self.sender_tag) if self.sender_tag else self.sender
 
     def to(self) -> Address:
         assert self.recipient is not None
-        return self.recipient
+        tag = self.recipient_tag
+        return with_tag(self.recipient, tag) if tag else self.recipient
 
     def cseq(self) -> tuple[int, bytes]:
         return self.sequence
@@ -73,58 +79,54 @@ class Shape:
     """One head. ``match`` reads another like it."""
 
     def __init__(self, start: bytes, example: Read) -> None:
-        self._example = example
-        self._names = example.names.copy()
+        # What every message of this shape has, as an object keeps it.
+        self._same = vars(example).copy()
+        self._fields = example.fields.copy()
+        self._method = example.sequence[1]
         # The bytes that stay, and what each piece between them is: its kind, the field that it is
-        # in, that field's name, what is before and behind it there, and whether the field is the
-        # first of its name.
-        self._literals: list[bytes] = []
-        self._pieces: list[tuple[int, int, bytes, bytes, bytes, bytes, bool]] = []
+        # in, that field's name, what is before and behind it there, and what follows in the head.
+        literals: list[bytes] = []
+        pieces: list[tuple[int, int, bytes, bytes, bytes, bytes]] = []
         literal = start
-        seen: set[bytes] = set()
         for index, (name, written, value) in enumerate(example.fields):
             literal += b"\r\n" + written + b": "
-            kind, before, after = _cut(name, value, name not in seen)
+            kind, before, after = _cut(name, value, example.places[name] == index)
             if kind < 0:
                 literal += value
             else:
-                self._literals.append(literal + before)
-                self._pieces.append((kind, index, name, written, before, after, name not in seen))
+                literals.append(literal + before)
+                pieces.append((kind, index, name, written, before, after))
                 literal = after
-            seen.add(name)
-        self._literals.append(literal + b"\r\n\r\n")
+        literals.append(literal + b"\r\n\r\n")
+        self._first = literals[0]
+        self._pieces = [
+            (*piece, literal, len(literal))
+            for piece, literal in zip(pieces, literals[1:], strict=True)
+        ]
 
     def match(self, data: bytes, at: int) -> tuple[Read, int, int] | None:
         """The message whose head begins at ``at``, where its body begins, and how long that is;
         None for a head of another shape."""
-        literals = self._literals
-        first = literals[0]
-        if not data.startswith(first, at):
+        if not data.startswith(self._first, at):
             return None
-        at += len(first)
-        example = self._example
-        message = Read(example.method, example.uri, example.status, example.reason)
-        message.request_uri = example.request_uri
-        message.sender, message.recipient = example.sender, example.recipient
-        message.sequence, message.branch = example.sequence, example.branch
-        fields = message.fields = example.fields.copy()
-        names = message.names = self._names.copy()
+        at += len(self._first)
+        message = Read.__new__(Read)
+        message.__dict__.update(self._same)
+        fields = message.fields = self._fields.copy()
         length = 0
-        for number, (kind, index, name, written, before, after, top) in enumerate(self._pieces, 1):
-            literal = literals[number]
-            end = data.find(literal, at, at + _LONGEST + len(literal))
-            piece = data[at:end]
+        for kind, index, name, written, before, after, literal, size in self._pieces:
+            end = data.find(literal, at, at + _LONGEST + size)
             if end <= at:
                 return None
+            piece = data[at:end]
+            at = end + size
             if kind <= _TO_TAG:
                 if not is_token(piece):
                     return None
                 if kind == _FROM_TAG:
-                    assert message.sender is not None
-                    message.sender = with_tag(message.sender, piece)
+                    message.sender_tag = piece
                 elif kind == _TO_TAG:
-                    assert message.recipient is not None
-                    message.recipient = with_tag(message.recipient, piece)
+                    message.recipient_tag = piece
                 elif piece.lower() == b"z9hg4bk":
                     return None
                 elif kind == _BRANCH:
@@ -135,14 +137,10 @@ class Shape:
             elif not piece.isdigit() or len(piece) > 9:  # so it is below 2**31
                 return None
             elif kind == _NUMBER:
-                message.sequence = int(piece), message.sequence[1]
+                message.sequence = int(piece), self._method
             else:
                 length = int(piece)
-            value = before + piece + after
-            fields[index] = (name, written, value)
-            if top:
-                names[name] = value
-            at = end + len(literal)
+            fields[index] = (name, written, before + piece + after)
         return message, at, length
 
 

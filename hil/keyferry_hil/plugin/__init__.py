@@ -74,6 +74,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "retry(times, reason=...): this test may be tried again so many times"
     )
+    # tlslite-ng imports it where there still is one; the bench does not use it
+    config.addinivalue_line(
+        "filterwarnings", "ignore:The asyncore module is deprecated:DeprecationWarning"
+    )
     if config.option.help or config.option.markers:
         return
     place = Path(config.option.bench_report).absolute()

@@ -191,8 +191,10 @@ def test_who_never_reads_does_not_hold_up_the_end(tmp_path: Path):
 
 
 def rewrite(home: Home, **settings: object) -> None:
-    ports = {"mqtt_port": 0, "est_port": 0, "observe_port": 0, "listen_host": "127.0.0.1"}
-    (home.folder / FILE_NAME).write_text(template(REALM, **{**ports, **settings}))
+    ports = {"mqtt_port": 0, "est_port": 0, "time_port": 0, "observe_port": 0}
+    (home.folder / FILE_NAME).write_text(
+        template(REALM, **{"listen_host": "127.0.0.1", **ports, **settings})
+    )
 
 
 def reconfigure(running: Running) -> None:

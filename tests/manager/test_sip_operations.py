@@ -146,7 +146,7 @@ def test_settings_that_change_are_in_force_on_links_that_are_there(
     phones: tuple[Running, Phone, Phone],
 ) -> None:
     running, gauge, pump = phones
-    ports = {"mqtt_port": 0, "est_port": 0, "observe_port": 0, "sip_port": 0}
+    ports = {"mqtt_port": 0, "est_port": 0, "observe_port": 0, "time_port": 0, "sip_port": 0}
     wanted: dict[str, Any] = {**ports, "listen_host": "127.0.0.1", "drain_seconds": 1}
     wanted |= {"messages_per_second": 700, "route_mode": "strict", "max_links": 9}
     (running.home.folder / FILE_NAME).write_text(template(REALM, **wanted))

@@ -150,7 +150,7 @@ def test_the_document_is_openapi_3_1_and_whole(tmp_path: Path):
     operations = [
         operation for methods in document["paths"].values() for operation in methods.values()
     ]
-    assert len(operations) == 29
+    assert len(operations) == 30
     for operation in operations:
         assert operation["security"][0]["token"]
         assert min(len(operation[key]) for key in ("summary", "operationId", "tags"))

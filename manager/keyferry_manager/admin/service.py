@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from keyferry_core import owner, x509
 from keyferry_core.errors import DecodeError
 from keyferry_core.names import FOR, check_name
 from keyferry_manager.access import in_force
@@ -169,6 +168,11 @@ class Service:
 
         Who signed it is for them to see: the owner's key is not known here.
         """
+        from keyferry_core import (
+            owner,
+            x509,
+        )  # they bring cryptography, which most commands need not
+
         try:
             data = base64.b64decode(endorsement, validate=True)
             realm, named, public, until, _, _ = owner.parse(data)

@@ -58,7 +58,7 @@ def test_every_operation_keeps_to_the_document(tmp_path: Path):
     assert "Traceback" not in said
     assert secret not in said
     assert report.returncode == 0, report.stdout[-8000:]
-    assert "29/29" in report.stdout
+    assert "30/30" in report.stdout
 
 
 def ask(home: Home, method: str, path: str, **arguments: Any) -> Any:

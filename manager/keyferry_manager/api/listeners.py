@@ -13,6 +13,7 @@ import socket
 import ssl
 import stat
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class _Connections:
+class _Connections(ABC):
     """Counts the connections of one listener; each is an asyncio.Protocol of its own."""
 
     def __init__(self, endpoint: HttpEndpoint) -> None:
@@ -56,8 +57,9 @@ class _Connections:
     def protocol(self) -> asyncio.Protocol:
         return _Connection(self)
 
+    @abstractmethod
     def identify(self, transport: asyncio.Transport) -> ChannelPeer | None:
-        raise NotImplementedError
+        """Who is at the other end, None for whoever may not stay."""
 
     def opened(self, connection: "_Connection", transport: asyncio.Transport) -> Any:
         """The protocol for a connection that may stay, None for one that may not."""

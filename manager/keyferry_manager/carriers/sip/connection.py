@@ -5,6 +5,7 @@ What the messages mean is ``SipLink``'s, which is made of this.
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from keyferry_core.errors import RemoteError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _PER_TURN = 32
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, ABC):
     """First whoever connected, then the link of a device: once ``_joined`` was called."""
 
     def __init__(self, endpoint: "SipEndpoint", peer: ChannelPeer, transport: int) -> None:
@@ -55,33 +56,33 @@ class Connection(asyncio.Protocol):
 
     # what it is made for
 
+    @abstractmethod
     def send(self, payload: bytes) -> bool:
         """The relay's link, as is ``close``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Send what can be sent, and end the link."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _joined(self) -> None:
         """It is the link of ``name`` now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _handle(self, message: Message) -> None:
         """A whole message came."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _unreadable(self, error: SipError) -> None:
         """What follows cannot be framed: answer what can be answered."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _overdue(self, now: float) -> str:
         """Once a second: end what has waited too long. Why the connection must end, "" if not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _gone(self) -> None:
         """Nothing more goes either way."""
-        raise NotImplementedError
 
     # the transport's protocol
 

@@ -501,16 +501,22 @@ class Manager:
         version = await self.store.data_version()
         if version == self._seen_version:
             return
+        # What was written while we read is taken over by the next turn. In this order a turn
+        # that sees a part of it never gets it wrong: a removed device's rules are not gone
+        # before its order is here, and no order is here without its certificates.
         names = [device.name for device in await self.store.devices()]
+        removed = await self.store.removed_names()
+        pairs = [(rule.initiator, rule.responder) for rule in await self.store.rules()]
+        applied = await self.store.policies.get()
+        endorsements = await self.store.presences.endorsements()
+        orders = await self.store.life.open_revocations()
         revoked = await self.store.life.all_revoked(time.time())
         self._identifier.revoked = RevokedSet(revoked)
-        ended = self._end_revoked(await self.store.life.open_revocations())
+        ended = self._end_revoked(orders)
         await self._tell_listener(revoked)
         # Last, since whoever waits for it may believe that all is done.
         for order, done_at, links, sessions in ended:
             await self.store.life.finish_revocation(order.id, done_at, links, sessions)
-        pairs = [(rule.initiator, rule.responder) for rule in await self.store.rules()]
-        applied = await self.store.policies.get()
         try:
             rules = combined(pairs, applied)
         except PolicyProblem as problem:  # a newer Keyferry applied it, say
@@ -518,8 +524,8 @@ class Manager:
                 raise
             rules = self.relay.rules
             log(_LOG, logging.ERROR, "policy-unreadable", error=str(problem))
-        self.relay.endorsements = await self.store.presences.endorsements()
-        self.relay.set_rules(rules, names, await self.store.removed_names())
+        self.relay.endorsements = endorsements
+        self.relay.set_rules(rules, names, removed)
         self._seen_version = version
         number = 0 if applied is None else applied.id
         fields = {"devices": len(names), "rules": len(pairs), "policy": number}

@@ -126,7 +126,7 @@ def test_a_link_is_refused_also_before_the_listener_knows(running: Running, monk
     credentials = running.home.device("pump-7")
 
     async def nothing() -> int:
-        return running.manager._seen_version
+        return running.manager.changes.version
 
     monkeypatch.setattr(running.manager.store, "data_version", nothing)
     keyferry(running.home, "device", "revoke", "pump-7", "--wait", "0")

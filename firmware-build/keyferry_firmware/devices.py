@@ -12,7 +12,7 @@ factory_key, factory_certificate   files with a factory identity, DER; or instea
 token            the one-time enrolment token: the device makes its key itself
 trust            who must vouch for its peers' keys: ca (the default) or owner; also with files
 owner            file with the owner's public key, PEM, for owner; also with files
-ntp              an NTP server, HOST or HOST:PORT, which the device may ask for the time; also with files
+ntp              an NTP server that may be asked for the time, HOST or HOST:PORT; also with files
 wifi_ssid, wifi_password   the network that it joins; an open one has no password
 
 Paths are relative to the list. Secrets are in no message: a problem names the line and the column.

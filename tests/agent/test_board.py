@@ -55,7 +55,7 @@ def test_it_sleeps_with_its_radio_off_whatever_the_goodbye_was():
     for port in ("esp32", "rp2"):
         for failure in (None, OSError(5), ValueError("no")):
 
-            def work(air):
+            def work(air, port=port, failure=failure):
                 board, agent = Board(), Agent(failure)
                 radio = board.radio()
                 radio.active(True)

@@ -1,6 +1,6 @@
 """Boards with a radio, against a real manager: Wi-Fi that is lost or refused, and deep sleep.
 
-The interpreter, TLS and flash are real; ``machine`` and ``network`` are tests/support/fake_board.py.
+Interpreter, TLS and flash are real; ``machine`` and ``network`` are tests/support/fake_board.py.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Application:
 
 
 class Board(VirtualDevice):
-    """One whose radio and sleep are those of a port; ``air`` is what is around it when it starts."""
+    """One whose radio and sleep are those of a port; the environment has what is around it."""
 
     def __init__(self, name: str, flash: Path, application: Application, port: str) -> None:
         self.surroundings = {
@@ -204,7 +204,8 @@ def test_wifi_that_is_refused_lost_and_back(application: Application, port: str)
             await device.wait_for("state", after=mark, state="up", timeout=PATIENCE)
             await device.power_cut()
             said = "".join([*device.console, *map(json.dumps, device.events)])
-            assert PASSWORD not in said and "another password" not in said
+            assert PASSWORD not in said
+            assert "another password" not in said
 
     play(application, scene)
 

@@ -15,6 +15,10 @@ open one; ``air.mood`` is "" or what goes wrong: "no-address", "silent", "associ
 
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 PORTS = {
     "esp32": {
         "STAT_IDLE": 1000,
@@ -54,6 +58,7 @@ class Air:
         self.heard = []  # (ssid, password) of each connect()
         self.slept = []  # ms of each deepsleep()
         self.lamp = []  # each value of the pin LED
+        self.radio: Radio | None = None
 
 
 class Radio:
@@ -142,6 +147,7 @@ class Radio:
 
     def _verdict(self):
         """The constant's name for what is wrong, or ""."""
+        assert self._wanted is not None
         ssid, key = self._wanted
         if self._air.mood == "silent":
             return "silent"
@@ -174,6 +180,7 @@ class Pin:
     """machine.Pin, of which there is one."""
 
     OUT = 3
+    air = Air()
 
     def __init__(self, name, mode):
         if name != "LED":
@@ -192,7 +199,8 @@ def install(port, cause="PWRON_RESET", deepsleep=None):
     ``deepsleep`` is called with what the program says to ``machine.deepsleep``."""
     air = Air()
     radio = Radio(port, air)
-    network, machine = Namespace(), Namespace()
+    network: Any = Namespace()
+    machine: Any = Namespace()
     network.STA_IF = 0
     network.WLAN = lambda interface: radio
     for name, number in PORTS[port].items():

@@ -81,9 +81,9 @@ def start(kind, address=0, size=0):
 def _join():
     """Let the radio begin to join the Wi-Fi that ``/wifi.json`` names, if there is one.
 
-    Nobody waits: it joins while the application is imported. Whether it does, and what to do if not,
-    is for the agent (keyferry_agent/wifi.py). What is wrong is said in words of our own, since an
-    exception's might be of the file.
+    Nobody waits: it joins while the application is imported. Whether it does, and what to do if
+    not, is for the agent (keyferry_agent/wifi.py). What is wrong is said in words of our own, since
+    an exception's might be of the file.
     """
     try:
         with open("/wifi.json") as file:

@@ -64,8 +64,10 @@ async def echo(session):
 
 
 async def accept(agent):
+    tasks = []
     async for session in agent.incoming():
-        asyncio.create_task(echo(session))
+        tasks = [task for task in tasks if not task.done()]
+        tasks.append(asyncio.create_task(echo(session)))
 
 
 async def work(agent, to):

@@ -102,7 +102,7 @@ class Agent:
     ``ms``, milliseconds since the agent was made. ``crypto`` is a backend with the methods of
     ``suite.Crypto``, by default the board's or that one (``suite.for_board``). ``carrier`` and
     ``enrolment`` take the place of MQTT and EST, in tests and for other links; ``network`` that of
-    the module ``link``: see ``uart``. ``watchdog`` is called twice a second from ``start`` to
+    the module ``link``, or on CPython ``link_cpython``: see ``uart``. ``watchdog`` is called twice a second from ``start`` to
     ``stop``: ``machine.WDT(timeout=8000).feed``. ``config`` is there after ``start``.
     """
 
@@ -356,8 +356,10 @@ class Agent:
         self._refused = 0
         if self._secure:
             if self._network is None:
-                from keyferry_agent import link
-
+                if CPYTHON:
+                    from keyferry_agent import link_cpython as link
+                else:
+                    from keyferry_agent import link
                 self._network = link
             self._tls = None  # the new context fits where the old one was
             self._tls = self._network.context(ready.roots, ready.certificate, ready.key)

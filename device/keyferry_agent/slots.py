@@ -9,8 +9,12 @@ one. No atomic rename is needed, which FAT does not have.
 import os
 
 from keyferry_core import cbor
-from keyferry_core._compat import equal, sha256
+from keyferry_core._compat import CPYTHON, equal, sha256
 from keyferry_core.errors import DecodeError, KeyferryError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 _MAGIC = b"KFS1"
 _HEAD = 36
@@ -18,6 +22,21 @@ _MAX_FILE = 10240
 GENERATION = 1
 # errno of what a flash says when it will not write, and what a person is told
 _WHY = {28: "the flash is full", 30: "the flash is read-only", 5: "the flash does not answer"}
+
+
+if CPYTHON:
+
+    def create(path: str) -> "BinaryIO":
+        """Open a file to be written anew, which its owner alone can read. OSError."""
+        file = open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
+        os.fchmod(file.fileno(), 0o600)  # it may have been there
+        return file
+
+else:
+
+    def create(path: str) -> "BinaryIO":
+        """Open a file to be written anew. OSError."""
+        return open(path, "wb")
 
 
 class StoreError(KeyferryError):
@@ -65,7 +84,7 @@ class Slots:
         body = cbor.encode(state)
         head = _MAGIC + sha256(body)
         try:
-            with open(self._file(slot), "wb") as file:
+            with create(self._file(slot)) as file:
                 file.write(head)
                 file.write(body)
                 file.flush()

@@ -28,9 +28,7 @@ _CLOSE_TIMEOUT = 2
 _DATES = (9, 10)
 
 
-def context(
-    roots: list[bytes], certificate: bytes | None, private: bytes | None
-) -> ssl.SSLContext:
+def context(roots: list[bytes], certificate: bytes | None, private: bytes | None) -> ssl.SSLContext:
     """A client context. All DER; ``private`` as SEC1. Without a certificate, none is shown."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which requires a certificate and its name
     made.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -102,8 +102,9 @@ class Agent:
     ``ms``, milliseconds since the agent was made. ``crypto`` is a backend with the methods of
     ``suite.Crypto``, by default the board's or that one (``suite.for_board``). ``carrier`` and
     ``enrolment`` take the place of MQTT and EST, in tests and for other links; ``network`` that of
-    the module ``link``, or on CPython ``link_cpython``: see ``uart``. ``watchdog`` is called twice a second from ``start`` to
-    ``stop``: ``machine.WDT(timeout=8000).feed``. ``config`` is there after ``start``.
+    the module ``link`` (on CPython ``link_cpython``): see ``uart``. ``watchdog`` is called twice a
+    second from ``start`` to ``stop``: ``machine.WDT(timeout=8000).feed``. ``config`` is there after
+    ``start``.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""TLS to the manager on CPython, by ``ssl``: what ``link`` does on MicroPython, with the same checks
-and the same names for what fails. Not part of what goes onto a board.
+"""TLS to the manager on CPython, by ``ssl``: what ``link`` does on MicroPython, with the same
+checks and the same names for what fails. Not part of what goes onto a board.
 
 Trusted are the realm's roots that are given, and nobody else: no store of the system's is loaded.
 ``ssl`` reads a private key from a file only. On Linux that is a file in memory that has no name

@@ -100,8 +100,8 @@ class Crypto:
 
 
 def for_board(random: "Random") -> Crypto:
-    """What the board's module ``keyferry_board`` makes by ``crypto(random)``; else ``Crypto``, or on
-    CPython ``suite_cryptography``'s, whose secret operations take constant time."""
+    """What the board's module ``keyferry_board`` makes by ``crypto(random)``; else ``Crypto``,
+    or on CPython ``suite_cryptography``'s, whose secret operations take constant time."""
     try:
         from keyferry_board import crypto  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -427,7 +427,8 @@ class Agent:
             request[3] = True
         except Exception as error:  # also a lack of memory, of which EST needs less without a link
             failure = explain(error)
-            if type(failure) is RemoteError and failure.name != "unsupported":
+            refused = type(failure) is RemoteError and failure.name != "unsupported"
+            if refused or failure.name == "storage-failed":  # nor would the flash take EST's
                 self._renewal = None
                 self._not_renewed(request, failure)
                 return False

@@ -60,6 +60,9 @@ async def simpleenroll(
     from keyferry_core import est_codec
 
     private = _pending_key(store, crypto, event)
+    if not store.roomy:
+        store.make_room()  # a token is good for one certificate
+        store.roomy = True
     public = crypto.public_key(private)
     certificate, key = factory or (None, None)
     authorization = est_codec.basic(config.name, token) if token else ""

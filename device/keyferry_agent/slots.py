@@ -46,6 +46,11 @@ class StoreError(KeyferryError):
         super().__init__("storage-failed", detail)
 
 
+def _failed(what: str, error: OSError) -> StoreError:
+    why = _WHY.get(error.args[0] if error.args else 0, what)
+    return StoreError("store: " + why + ": " + str(error))
+
+
 class Slots:
     """The state under ``path``. ``damaged`` counts files that were there and not whole: 1 is what
     a power cut leaves, 2 is broken flash.
@@ -93,27 +98,29 @@ class Slots:
             if hasattr(os, "sync") and not hasattr(os, "fsync"):
                 os.sync()
         except OSError as error:
-            why = _WHY.get(error.args[0] if error.args else 0, "writing failed")
-            raise StoreError("store: " + why + ": " + str(error)) from None
+            raise _failed("writing failed", error) from None
         if not self._reads_back(slot, head, body):
             raise StoreError("store: the flash gave back something else")
         self._state = state
 
     def erase(self) -> None:
-        """Write over both files, then remove them. StoreError."""
+        """Write over both files as far as there is room for it, then remove them. StoreError."""
         try:
             for slot in (0, 1):
                 try:
                     size = os.stat(self._file(slot))[6]
                 except OSError:
                     continue  # there is none
-                with open(self._file(slot), "wb") as file:
-                    file.write(bytes(min(size, _MAX_FILE)))
+                try:
+                    with open(self._file(slot), "wb") as file:
+                        file.write(bytes(min(size, _MAX_FILE)))
+                except OSError:
+                    pass  # a full flash; one that is read-only does not let us remove it either
                 os.remove(self._file(slot))
             if hasattr(os, "sync"):
                 os.sync()
         except OSError as error:
-            raise StoreError("store: erasing failed: " + str(error)) from None
+            raise _failed("erasing failed", error) from None
         self._state = {GENERATION: 0}
 
     def _file(self, slot: int) -> str:

@@ -1,9 +1,10 @@
-"""A flash that is full, nearly full or read-only: LittleFS in the real interpreter, and a manager."""
+"""A flash that is full or read-only: LittleFS in the real interpreter, and a real manager."""
 
 import asyncio
 from pathlib import Path
 
 import pytest
+from littlefs import LittleFSError
 
 from e2e.test_agents import PATIENCE, PROGRAM, Board, meet, play
 from e2e.test_clock import board as board_of_a_year
@@ -30,8 +31,9 @@ def fill(board: VirtualDevice, left: int = 0) -> None:
         content = bytes(blocks * (BLOCK - 8))
         try:
             board.format({**files, FILLER: content}, BLOCKS * BLOCK)
-        except Exception as error:
-            assert "NO_SPC" in str(error) or "NOSPC" in str(error).upper(), repr(error)
+        except LittleFSError as error:
+            if error.code != LittleFSError.Error.LFS_ERR_NOSPC:
+                raise
             continue
         if left:
             content = bytes((blocks - left) * (BLOCK - 8))
@@ -159,22 +161,29 @@ def test_a_factory_reset(application: Application, state: str) -> None:
         b.format({**b.files(), "factory-reset": b""}, BLOCKS * BLOCK)
         if state == "full":
             fill(b)
-            # what is removed makes the room for what comes anew
+            # there is no room to write over the keys, nor for new ones afterwards; they go
             after = len(b.events)
-            await b.boot()
+            await b.start()
+            failed = await b.wait_for("enrol-failed", after=after, timeout=PATIENCE)
+            assert failed["error"] == "storage-failed"
             names = [event["event"] for event in b.events[after:]]
             assert "factory-reset" in names
-            assert "enrolled" in names
+            assert "enrol-start" not in names
             await b.power_cut()
             assert "factory-reset" not in b.files()
+            empty(b)
+            await b.boot()
+            assert len(b.all("enrolled")) == 2
             return
         read_only(b)
         after = len(b.events)
         await b.start()
         # it must not be used any more, and cannot be erased: that is said, and nothing is done
+        told = await b.wait_for("store-failed", after=after, timeout=PATIENCE)
+        assert told["error"] == "storage-failed"
+        assert "the flash is read-only" in told["detail"]
         failed = await b.wait_for("failed", after=after, timeout=PATIENCE)
         assert failed["error"] == "storage-failed"
-        assert "the flash is read-only" in failed["detail"]
         assert "link-up" not in [event["event"] for event in b.events[after:]]
         await b.power_cut()
         read_only(b, False)

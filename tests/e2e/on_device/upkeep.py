@@ -1,4 +1,5 @@
-"""A device for test_agents.py, also on CPython: does what JSON lines on its console say, and counts what it gets.
+"""A device for test_agents.py, also on CPython: does what JSON lines on its console say, and counts
+what it gets.
 
 {"do": "connect", "to": NAME, "profile": PROFILE, "via": WAY}; {"do": "close"};
 {"do": "send", "size": N, "count": N};

@@ -1,5 +1,5 @@
-"""A browser and curl, a gateway, a manager and a device: MicroPython on both ends, and CPython as the
-gateway."""
+"""A browser and curl, a gateway, a manager and a device: MicroPython on both ends, and a gateway
+on CPython."""
 
 import asyncio
 import base64

@@ -3,10 +3,10 @@
 import asyncio
 import gc
 import os
-import sys
 
 from keyferry_agent import clock
 from keyferry_agent.errors import LinkError, explain, jitter
+from keyferry_agent.memory import forget
 from keyferry_core import signalling as s
 from keyferry_core._compat import CPYTHON
 from keyferry_core.errors import (
@@ -65,6 +65,7 @@ _PASSING = (
     "keyferry_agent.certify",
     "keyferry_agent.timekeeper",
     "keyferry_agent.peers",
+    "keyferry_agent.pins",
     "keyferry_agent.enrol",
     "keyferry_agent.config",
     "keyferry_agent.store",
@@ -72,6 +73,7 @@ _PASSING = (
     "keyferry_core.anchors",
     "keyferry_core.est_codec",
     "keyferry_core.signed_time",
+    "keyferry_core.pinned",
     "keyferry_core.csr",
     "keyferry_core.rpk",
     "keyferry_core.cose_message",
@@ -83,16 +85,6 @@ _HANDSHAKE = (
     "keyferry_core.rpk",
     "keyferry_core.cose_message",
 )
-
-
-def _forget(names: tuple = _PASSING) -> None:
-    """Drop modules that have done their work; they can be imported again."""
-    if not CPYTHON:
-        for name in names:
-            if sys.modules.pop(name, None) is not None:
-                package, _, leaf = name.rpartition(".")
-                delattr(sys.modules[package], leaf)
-    gc.collect()
 
 
 class Agent:
@@ -129,6 +121,7 @@ class Agent:
         self._secure = carrier is None
         self._tls = None
         self._endorsed = b""  # our key for the profile rpk, to be registered
+        self._chain = b""  # and how our certificate's key came about: identity.Ready.chain
         self._requests: dict[int, list] = {}  # id: [Event, answer or error, who may answer]
         self._request_id = 0
         self._messages: Messages | None = None
@@ -225,6 +218,18 @@ class Agent:
 
         Store(self._folder).erase()
         self._event("factory-reset")
+
+    def unpin(self, name: str = "") -> None:
+        """With ``"trust": "pinned"``, forget the key of the peer ``name``, or of all: the next one
+        that it comes with is believed as the first was. StoreError when the flash does not do it.
+        """
+        if self.config is None or self.sessions is None or self.config.trust != "pinned":
+            raise LocalError("wrong-state", "no keys are pinned here")
+        from keyferry_agent import pins
+
+        pins.unpin(self.config, self.sessions.trust.judge, self._event, name)
+        del pins
+        forget(_PASSING)
 
     async def connect(
         self,
@@ -351,7 +356,7 @@ class Agent:
             )
         finally:
             del identity
-            _forget()
+            forget(_PASSING)
         self.config = config = ready.config
         self._unproved = ready.unproved
         self._refused = 0
@@ -371,6 +376,7 @@ class Agent:
         from keyferry_core.trust import Trust
 
         self._endorsed = ready.endorsed
+        self._chain = ready.chain
         own = Identity(
             config.name,
             config.realm,
@@ -415,7 +421,7 @@ class Agent:
         """Renew over this link. False when the manager refuses; True when the link is to end: for
         the new certificate's sake, or for EST."""
         self.sessions.forget_ahead()
-        _forget(_HANDSHAKE)
+        forget(_HANDSHAKE)
         try:
             from keyferry_agent import certify
 
@@ -423,7 +429,7 @@ class Agent:
                 await certify.certify(self._folder, self.crypto, self._event, request[2], self._ask)
             finally:
                 del certify
-                _forget()
+                forget(_PASSING)
             request[3] = True
         except Exception as error:  # also a lack of memory, of which EST needs less without a link
             failure = explain(error)
@@ -444,7 +450,7 @@ class Agent:
     async def _renew(self, request: list) -> None:
         """Renew between two links. Whether it works or not, a link can be made afterwards."""
         self.sessions.forget_ahead()
-        _forget(_HANDSHAKE)
+        forget(_HANDSHAKE)
         folder, crypto, event = self._folder, self.crypto, self._event
         try:
             if not request[3]:
@@ -463,7 +469,7 @@ class Agent:
                     )
                 finally:
                     del identity
-                    _forget()
+                    forget(_PASSING)
             await self._take_identity(False)
             request[0].set()
         except Exception as error:
@@ -480,7 +486,7 @@ class Agent:
             await timekeeper.ensure(config, self.crypto, self._event, True)
         finally:
             del timekeeper
-            _forget()
+            forget(_PASSING)
 
     def _settle(self, works: bool) -> None:
         """A link stood on the renewed key, or none does: drop the other one from the flash."""
@@ -497,7 +503,7 @@ class Agent:
         except KeyferryError as error:
             self._event("store-failed", error=error.name, detail=error.detail)
         del Store
-        _forget(("keyferry_agent.store", "keyferry_agent.slots"))
+        forget(("keyferry_agent.store", "keyferry_agent.slots"))
 
     async def _open_link(self) -> tuple:
         config = self.config
@@ -598,8 +604,10 @@ class Agent:
         }
         if first and self._endorsed:  # the manager keeps it for as long as the link stands
             message[s.PUBLIC_KEY] = self._endorsed
+        if first and self._chain:
+            message[s.VOUCH] = self._chain
         if self.config.trust != "ca":
-            message[s.TRUST] = s.TRUST_OWNER
+            message[s.TRUST] = s.TRUST_OWNER if self.config.trust == "owner" else s.TRUST_PINNED
         answer = await self._ask(message, s.REGISTERED)
         manager = answer.get(s.INSTANCE, b"")
         if self._manager is not None and manager != self._manager:

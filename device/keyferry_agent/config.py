@@ -33,14 +33,15 @@ _NUMBERS = {
     # certificates sent inside EDHOC: 0 a hash, 1 the device's, 2 the issuing CA's as well
     "send_certificates": (0, 2, 0),
     "direct_port": (0, 65535, 0),  # TCP port for direct paths, 0 for none
+    "max_pins": (1, 64, 32),  # peers whose keys are kept, with "trust": "pinned"
     "session_grace": (0, 3600, 30),  # seconds; the manager's setting of the same name
 }
 # What connect() asks for. All but cert-only also keep a key for rpk and answer either.
 _PROFILES = ("cert", "rpk", "cert-only")
 # How signalling travels.
 _CARRIERS = ("mqtt", "sip")
-# Who besides the CA must have said that a peer's key is the peer's.
-_TRUST = ("ca", "owner")
+# Who besides the CA must have said that a peer's key is the peer's: docs/keys.md.
+_TRUST = ("ca", "owner", "pinned")
 _KEYS = ("name", "realm", "host", "addresses", "profile", "carrier", "third_parties", "trust") + (
     tuple(_NUMBERS)
 )
@@ -100,6 +101,7 @@ class Config:
     max_incoming: int
     receive_queue: int
     send_certificates: int
+    max_pins: int
     session_grace: int
     direct_port: int
 
@@ -137,7 +139,7 @@ def parse(values: object, folder: str = "/") -> Config:
         raise ConfigError("config.json: carrier: expected mqtt or sip")
     config.trust = values.get("trust", "ca")
     if config.trust not in _TRUST:
-        raise ConfigError("config.json: trust: expected ca or owner")
+        raise ConfigError("config.json: trust: expected ca, owner or pinned")
     # Whose requests through a gateway are taken: "gw-1 for alice", "gw-1 for *". None by default.
     config.third_parties = values.get("third_parties", [])
     if not isinstance(config.third_parties, list) or len(config.third_parties) > _MAX_PARTIES:

@@ -205,9 +205,27 @@ def take(
     DecodeError, StoreError.
     """
     leaf, issuer = _check(crypto, config, public, found, issuers, clock.now())
-    store.set_identity(config.name, config.realm, private, leaf.raw, issuer.raw, held)
+    chain = _chain(config, store, crypto, private, public)
+    store.set_identity(config.name, config.realm, private, leaf.raw, issuer.raw, held, chain)
     serial = leaf.serial.to_bytes(20, "big").lstrip(b"\x00").hex()
     event("enrolled", name=config.name, serial=serial, not_after=leaf.not_after)
+
+
+def _chain(
+    config: "files.Config", store: "Store", crypto: "Crypto", private: bytes, public: bytes
+) -> bytes:
+    """How ``public`` came to be our key, for peers that pin keys: the last key that a link stood on
+    signs for it."""
+    stored = store.identity
+    if stored is None or stored[:2] != (config.name, config.realm):
+        return b""
+    if stored[2] == private:
+        return store.chain
+    from keyferry_core import pinned
+
+    signer, certificate, chain = store.proved
+    key = x509.parse(certificate).public_key
+    return pinned.succeed(crypto, signer, key, config.realm, config.name, public, chain)
 
 
 def _check(

@@ -37,7 +37,8 @@ class Ready:
     others whose devices are believed. ``anchors``: for each of them, what states to the manager
     that it is the one that signs. ``agreement``: the (private, public) pair for the
     profile rpk, or None, and ``endorsed``, its public key as the manager takes it, or b"".
-    ``unproved``: the key before this one is still on flash. ``judge``: for Trust.
+    ``unproved``: the key before this one is still on flash. ``chain``: of the store. ``judge``: for
+    Trust.
     No methods: see config.Config.
     """
 
@@ -49,6 +50,7 @@ class Ready:
     agreement: tuple | None
     endorsed: bytes
     unproved: bool
+    chain: bytes
     renew_at: int
     roots: list
     issuers: list
@@ -121,6 +123,7 @@ async def obtain(
                 await timekeeper.ensure(config, crypto, event, True)
             delay = min(2 * delay, BACKOFF[1])
     ready.unproved = store.unproved
+    ready.chain = store.chain
     ready.agreement = None
     ready.endorsed = b""
     if config.profile != "cert-only":

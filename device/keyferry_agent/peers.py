@@ -11,19 +11,29 @@ from keyferry_core.errors import RemoteError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from keyferry_core.owner import Owner
     from keyferry_core.suite import Crypto
 
 
-def judge(
-    config: Config, crypto: "Crypto", event: "Callable[..., None]", own_key: bytes
-) -> "Owner":
-    """The ``judge`` of ``Trust``. ``own_key``: what an owner signs for, 65 bytes; the event says
-    its name, to be compared with what the owner sees. ConfigError."""
-    from keyferry_core.owner import Owner
+def judge(config: Config, crypto: "Crypto", event: "Callable[..., None]", own_key: bytes) -> "Any":
+    """The ``judge`` of ``Trust``. ConfigError.
 
-    made = Owner(crypto, config.realm, _owner(config))
+    ``own_key``, 65 bytes: what an owner signs for, and peers pin; the event says its name, to be
+    compared with what they see.
+    """
+    if config.trust == "pinned":
+        from keyferry_agent.pins import Pins
+        from keyferry_core.pinned import Pinned
+
+        pins = Pins(config.folder).of(config.realm)
+        if pins is None:  # every peer is refused, until unpin()
+            event("pins-lost", error="storage-failed", detail="pins.0 and pins.1 are damaged")
+        made: Any = Pinned(crypto, config.realm, pins, config.max_pins)
+    else:
+        from keyferry_core.owner import Owner
+
+        made = Owner(crypto, config.realm, _owner(config))
     event("peer-trust", mode=config.trust, own_key=sha256(own_key)[:8].hex())
     return made
 

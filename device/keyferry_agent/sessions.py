@@ -5,6 +5,7 @@ import gc
 
 from keyferry_agent import clock
 from keyferry_agent.errors import LinkError, SessionEnded
+from keyferry_agent.memory import forget
 from keyferry_core import signalling as s
 from keyferry_core._compat import CPYTHON
 from keyferry_core.errors import (
@@ -400,6 +401,7 @@ class Sessions:
             if self._full():
                 raise RemoteError("too-many", "max_sessions are open")
             core = responder.on_message(message, clock.now())
+            self._pin(core)
         except KeyferryError as error:
             self.event(
                 "session-refused", peer=responder.peer, error=error.name, detail=error.detail
@@ -452,6 +454,12 @@ class Sessions:
             raise
         attempt = self._attempts.get(session.session_id)
         if attempt is not None and session._core.confirmed:
+            try:
+                self._pin(session._core)
+            except KeyferryError as error:
+                attempt.fail(error)
+                await self._tell_end(session.peer, session.session_id, error.name)
+                return
             attempt.done.set()
         if data is not None:
             await session._take(data, self._config.receive_queue)
@@ -572,6 +580,19 @@ class Sessions:
             await self.send(message)
         except LinkError:
             pass  # then the manager tells the peer that our link is gone
+
+    def _pin(self, core) -> None:
+        """Keep the key of a peer that has proved to have it, where that is to be. KeyferryError."""
+        if core.pin is None:
+            return
+        from keyferry_agent import pins
+
+        pin, core.pin = core.pin, None
+        try:
+            pins.keep(self._config, self.trust.judge, self.event, pin)
+        finally:
+            del pins
+            forget(("keyferry_agent.pins", "keyferry_agent.slots"))
 
     def _report_up(self, session: PeerSession, initiated: bool) -> None:
         self.event(

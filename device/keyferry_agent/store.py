@@ -12,7 +12,7 @@ __all__ = ["Store", "StoreError", "pack_held"]
 
 # keys of the map: (length of the bytes: smallest, largest)
 _PENDING, _NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER, _AGREEMENT, _ENDORSED = range(2, 10)
-_HELD, _OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER, _ROOM = range(10, 15)
+_HELD, _OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER, _CHAIN, _ROOM = range(10, 16)
 # Bytes that the first identity and its agreement key take at most, where no CA rolls over.
 ROOM = 2048
 _BYTES = {
@@ -27,9 +27,11 @@ _BYTES = {
     _OLD_PRIVATE: (1, 128),
     _OLD_CERTIFICATE: (1, 2048),
     _OLD_ISSUER: (1, 2048),
+    _CHAIN: (1, 1280),
     _ROOM: (ROOM, ROOM),
 }
 _IDENTITY = (_NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER)
+_FILE = "identity"
 _CURRENT = (_PRIVATE, _CERTIFICATE, _ISSUER)
 _OLD = (_OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER)
 
@@ -49,11 +51,12 @@ class Store(Slots):
     None or (name, realm, private key, certificate, issuer), the last two DER. ``agreement`` is
     None or the key for the profile rpk: (private key, the public one endorsed by the identity's
     key); it goes when the identity's key does. ``unproved``: an older key is kept until ``prove``.
+    ``chain``: the keys before signed for the identity's (keyferry_core.pinned), or b"".
     """
 
     def __init__(self, folder: str = "/") -> None:
         self.roomy = False  # make_room was done
-        super().__init__((folder if folder.endswith("/") else folder + "/") + "identity")
+        super().__init__((folder if folder.endswith("/") else folder + "/") + _FILE)
 
     def well_formed(self, state: dict) -> bool:
         for key in state:
@@ -72,7 +75,7 @@ class Store(Slots):
         whole = all(have)
         if (_AGREEMENT in state) != (_ENDORSED in state) or (_AGREEMENT in state and not whole):
             return False
-        if any(old) and not (all(old) and whole):
+        if (any(old) and not all(old)) or ((any(old) or _CHAIN in state) and not whole):
             return False
         return whole or not any(have)
 
@@ -95,6 +98,31 @@ class Store(Slots):
     @property
     def unproved(self) -> bool:
         return _OLD_PRIVATE in self._state
+
+    @property
+    def chain(self) -> bytes:
+        return self._state.get(_CHAIN, b"")
+
+    @property
+    def proved(self) -> tuple[bytes, bytes, bytes]:
+        """(private key, certificate, chain) that the last link stood on, of a whole identity."""
+        private, certificate, _ = _OLD if self.unproved else _CURRENT
+        return self._state[private], self._state[certificate], self._chain_before()
+
+    def _chain_before(self) -> bytes:
+        """The chain of the key that is proved."""
+        if not self.unproved:
+            return self.chain
+        from keyferry_core import pinned
+
+        return pinned.without_last(self.chain)
+
+    def erase(self) -> None:
+        """Write over all that this device made and learned, then remove it. StoreError."""
+        from keyferry_agent.pins import Pins
+
+        Pins(self._path[: -len(_FILE)]).erase()  # first: a reset that was cut off is done again
+        super().erase()
 
     def held(self, root: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
         """(anchors.group of the CA certificates that were fetched last, roots, issuing CAs).
@@ -143,10 +171,12 @@ class Store(Slots):
         certificate: bytes,
         issuer: bytes,
         held: bytes = b"",
+        chain: bytes = b"",
     ) -> None:
         """Take over a new identity; the pending key goes.
 
-        ``held``: of ``pack_held``, when CA certificates were fetched with it.
+        ``held``: of ``pack_held``, when CA certificates were fetched with it. ``chain``: up to this
+        key.
 
         A key that is replaced stays as the old one until ``prove``, and an agreement key that it
         endorsed goes. The key of another name or realm is in neither file afterwards.
@@ -164,6 +194,8 @@ class Store(Slots):
         held = held or before.get(_HELD, b"")
         if held:
             state[_HELD] = held
+        if chain:
+            state[_CHAIN] = chain
         if not replaced and self.agreement is not None and same_device:
             state[_AGREEMENT], state[_ENDORSED] = self.agreement
         if same_device:
@@ -197,8 +229,11 @@ class Store(Slots):
         if kept is _OLD:
             for i in range(3):
                 state[_CURRENT[i]] = before[_OLD[i]]
-            for key in (_AGREEMENT, _ENDORSED):
+            for key in (_AGREEMENT, _ENDORSED, _CHAIN):
                 state.pop(key, None)
+            chain = self._chain_before()
+            if chain:
+                state[_CHAIN] = chain
         self.commit(state)
         self._write_over()
 

@@ -10,7 +10,7 @@ mqtt_port, est_port, sip_port   the manager's ports; empty or absent for the usu
 root             file with the realm's root certificate, DER: the one thing that a device trusts
 factory_key, factory_certificate   files with a factory identity, DER; or instead of both
 token            the one-time enrolment token: the device makes its key itself
-trust            who must vouch for its peers' keys: ca (the default) or owner; also with files
+trust            who vouches for its peers' keys: ca (the default), owner, pinned; also with files
 owner            file with the owner's public key, PEM, for owner; also with files
 wifi_ssid, wifi_password   the network that it joins; an open one has no password
 
@@ -44,7 +44,7 @@ COLUMNS = (
     "wifi_password",
 )
 # Who must vouch for a peer's key (device/keyferry_agent/config.py).
-TRUST = ("ca", "owner")
+TRUST = ("ca", "owner", "pinned")
 # What stands in the folder of the column ``files`` instead.
 _IN_FILES = COLUMNS[2 : COLUMNS.index("token") + 1]
 _CARRIERS = ("mqtt", "sip")
@@ -261,7 +261,7 @@ def _set_trust(place: Path, row: dict[str, str], files: dict[str, bytes]) -> Non
         files["owner.pub"] = _owner(place / row["owner"])
     mode = row.get("trust") or ("owner" if row.get("owner") else settings.get("trust", "ca"))
     if mode not in TRUST:
-        raise _Wrong(f"trust: expected {' or '.join(TRUST)}")
+        raise _Wrong(f"trust: expected one of {', '.join(TRUST)}")
     if (mode == "owner") != ("owner.pub" in files):
         raise _Wrong("trust: owner goes with the owner's public key, in the column owner")
     if "owner.pub" in files and not _is_point(files["owner.pub"]):

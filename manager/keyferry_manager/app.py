@@ -9,12 +9,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import cast
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from keyferry_core.errors import KeyferryError
 from keyferry_manager import reload
-from keyferry_manager.access import combined
 from keyferry_manager.api.manager import AdminApi
 from keyferry_manager.audit import AuditTrail, BatchWriter
 from keyferry_manager.audit.heads import HeadKeeper
@@ -33,23 +29,23 @@ from keyferry_manager.carriers.tls import (
     server_context,
 )
 from keyferry_manager.certifier import Certifier
+from keyferry_manager.changes import Changes
 from keyferry_manager.config import Config
 from keyferry_manager.directory import DirectoryUnavailable
 from keyferry_manager.directory.remote import KeysElsewhere, RemoteDirectory
 from keyferry_manager.host import CarrierHost
-from keyferry_manager.identity import Identifier, RevokedSet
+from keyferry_manager.identity import Identifier
 from keyferry_manager.issuing import Issuing
 from keyferry_manager.logs import log
 from keyferry_manager.observe.listener import Counted
 from keyferry_manager.observe.measures import Measures
 from keyferry_manager.observe.service import Observation
-from keyferry_manager.policy import PolicyProblem
 from keyferry_manager.problems import ConfigProblem, StoreProblem
 from keyferry_manager.registry import Link
 from keyferry_manager.relay import Relay, RelaySettings, RouteMode
 from keyferry_manager.relay.parking import resume, suspend
 from keyferry_manager.relay.trace import TraceFile
-from keyferry_manager.store import AgreementKey, Revocation, Revoked, Store
+from keyferry_manager.store import AgreementKey, Store
 
 _LOG = logging.getLogger("keyferry.manager")
 # Seconds between looks at the clock, and at what the command line changed: a new policy is in
@@ -89,9 +85,6 @@ class Manager:
             raise ConfigProblem(f"{home} is the home of a {what}: run 'keyferry {role} serve'.")
         self._trace_path = trace
         self._stack = contextlib.AsyncExitStack()
-        self._seen_version = -1
-        self._revoked_serials: set[str] = set()
-        self._revoked_for_handshakes = b""
         self._rolling_over = False
         self._mqtt_listener: TlsListener | None = None
         self._sip_listener: TlsListener | None = None
@@ -275,7 +268,11 @@ class Manager:
         self._identifier = Identifier(self._authority, store, directory=self._directory)
         self.relay.keys.load(await self._agreement_keys())
         await self._resume()
-        await self._reload()
+        self.changes = Changes(
+            *(store, self.relay, self._identifier, self._authority, self.trail, self.measures),
+            self._new_link_context,
+        )
+        await self.changes.take_over()
 
         self._issuing = issuing = Issuing(
             config, store, self._authority, writer.entry, directory=self._directory
@@ -295,7 +292,7 @@ class Manager:
         self._api = AdminApi(config, store, self.trail, self._api_context)
         await self._api.start(stack)
         self._every(stack, _TICK, self._tick)
-        self._every(stack, _RELOAD, self._reload)
+        self._every(stack, _RELOAD, self.changes.take_over)
         self._every(stack, _TICK, self._roll_over)
         self._every(stack, _RENEWAL_CHECK, self._renew)
         self._every(stack, _HEADS, heads.keep)
@@ -305,7 +302,7 @@ class Manager:
             from keyferry_manager.follow import Follower
 
             follower = Follower(store, self._authority, self.trail)
-            self._every(stack, _TICK, lambda: follower.tick(self._seen_version))
+            self._every(stack, _TICK, lambda: follower.tick(self.changes.version))
 
     async def _agreement_keys(self) -> list[AgreementKey]:
         if self._directory is None:
@@ -410,7 +407,7 @@ class Manager:
             self._authority.server_file,
             self._authority.trusted_by_links(),
             certificate_required=True,
-            revoked=self._revoked_for_handshakes,
+            revoked=self.changes.for_handshakes,
         )
 
     def _connection_refused(self, refusal: Refusal) -> None:
@@ -420,23 +417,6 @@ class Manager:
             with contextlib.suppress(KeyferryError):
                 name = self._authority.identify(refusal.certificate_der).name
         self.trail.connection_refused(refusal, name)
-
-    def _sign_for_handshakes(self, revoked: list[Revoked]) -> bytes:
-        """A list for our own listener, so that a client hears "certificate revoked" from TLS.
-
-        It is never published: it covers the CA's whole life, for a list that has ended would lock
-        everybody out. What it lacks, Identifier finds. Empty as long as nothing is revoked, since
-        OpenSSL verifies it anew in each handshake.
-        """
-        if not revoked or not isinstance(self._authority, LocalAuthority):
-            return b""  # only who has the key can sign one
-        lists = []  # OpenSSL wants one of each CA that issued to a client
-        for signer in self._authority.signers():
-            start = signer.issuing.not_valid_before_utc.timestamp()
-            end = signer.issuing.not_valid_after_utc.timestamp()
-            crl = signer.sign_revocations(revoked, 0, start, end)
-            lists.append(crl.public_bytes(Encoding.PEM))
-        return b"".join(lists)
 
     def _est_context(self) -> ssl.SSLContext:
         return server_context(
@@ -496,44 +476,13 @@ class Manager:
                 self.relay.anchors.put_back(stated)
                 raise
 
-    async def _reload(self) -> None:
-        """Take over revocations, names, rules and the policy when somebody changed them."""
-        version = await self.store.data_version()
-        if version == self._seen_version:
-            return
-        names = [device.name for device in await self.store.devices()]
-        revoked = await self.store.life.all_revoked(time.time())
-        self._identifier.revoked = RevokedSet(revoked)
-        ended = self._end_revoked(await self.store.life.open_revocations())
-        await self._tell_listener(revoked)
-        # Last, since whoever waits for it may believe that all is done.
-        for order, done_at, links, sessions in ended:
-            await self.store.life.finish_revocation(order.id, done_at, links, sessions)
-        pairs = [(rule.initiator, rule.responder) for rule in await self.store.rules()]
-        applied = await self.store.policies.get()
-        try:
-            rules = combined(pairs, applied)
-        except PolicyProblem as problem:  # a newer Keyferry applied it, say
-            if self._seen_version < 0:
-                raise
-            rules = self.relay.rules
-            log(_LOG, logging.ERROR, "policy-unreadable", error=str(problem))
-        self.relay.endorsements = await self.store.presences.endorsements()
-        self.relay.set_rules(rules, names, await self.store.removed_names())
-        self._seen_version = version
-        number = 0 if applied is None else applied.id
-        fields = {"devices": len(names), "rules": len(pairs), "policy": number}
-        log(_LOG, logging.INFO, "rules-loaded", **fields)
-
     async def _roll_over(self) -> None:
         """Go on with another phase of a CA's roll-over, when an operator began one."""
         if not self._authority.reread() and not self._rolling_over:
             return
         self._rolling_over = True  # until all of it is done, also when the database is away now
         await self._authority.keep_server()
-        # Who signs revocation lists, and which of them a handshake needs, has changed.
-        revoked = await self.store.life.all_revoked(time.time())
-        self._revoked_for_handshakes = await asyncio.to_thread(self._sign_for_handshakes, revoked)
+        await self.changes.sign_anew()
         self._renew_contexts()
         self._end_unbelieved()
         self.relay.anchors.current = self._authority.cacerts_digest()
@@ -551,42 +500,6 @@ class Manager:
                 self._authority.identify(presence.link.certificate_der)
             except KeyferryError:
                 self.relay.end_device(presence.name, "authentication-failed")
-
-    async def _tell_listener(self, revoked: list[Revoked]) -> None:
-        """Let handshakes refuse what is revoked, when that is not what they refuse already."""
-        serials = {item.serial for item in revoked}
-        if serials == self._revoked_serials:
-            return
-        # Ten thousand entries take half a second, in which messages must go on.
-        self._revoked_for_handshakes = await asyncio.to_thread(self._sign_for_handshakes, revoked)
-        self._revoked_serials = serials
-        self._new_link_context()
-
-    def _end_revoked(self, orders: list[Revocation]) -> list[tuple[Revocation, float, int, int]]:
-        """End what is live of revoked certificates: when that was done, links and sessions."""
-        ended = []
-        for order in orders:
-            presence = self.relay.registry.get(order.device)
-            links, sessions = 0, 0
-            if presence is None or presence.link is None or self._is_revoked(presence.link):
-                links, sessions = self.relay.end_device(order.device, "revoked")
-            done_at = time.time()
-            self.measures.revocation.observe(max(0.0, done_at - order.ordered_at))
-            ended.append((order, done_at, links, sessions))
-            self.trail.ok(
-                "revocation-done",
-                order.device,
-                "",
-                order.reason,
-                links=links,
-                sessions=sessions,
-                milliseconds=round(1000 * (done_at - order.ordered_at)),
-            )
-        return ended
-
-    def _is_revoked(self, link: Link) -> bool:
-        certificate = x509.load_der_x509_certificate(link.certificate_der)
-        return self._identifier.revoked.covers(certificate)
 
     async def _renew(self) -> None:
         """Renew our own certificate when it is due, without a restart."""

@@ -33,6 +33,7 @@ revoked #22 403 403 the certificate, or its key, was revoked
 device-gone #23 410 410 the device of this name was removed
 manager-restarted #24 480 410 the manager started anew and lost the session
 not-endorsed #25 403 403 the owner has not signed for this key
+key-changed #26 403 403 the peer's key is not the one that was pinned for its name
 bad-credentials #40 401 401 the name or the one-time token is wrong, used or expired
 bad-signature #41 403 400 the request is not signed by the key that it carries
 key-not-allowed #42 488 400 the key must be ECDSA on P-256

@@ -130,24 +130,24 @@ def _check_ead(items: list, context: bytes) -> None:
 
 def _peer_credential(
     trust, profile: int, message: dict, id_cred: bytes, name: str, own: str, now: int
-):
+) -> tuple:
     """The peer's EDHOC credential, when it holds and names ``name``: what the manager delivered, or
-    the certificate that the peer sent itself.
+    the certificate that the peer sent itself; and what the judge of ``trust`` returned.
     """
     vouch = message.get(s.VOUCH)
     if profile == s.PROFILE_CERT and id_cred[:3] == _X5CHAIN:
-        certified, credential, certificate = trust.chained(id_cred, now, vouch)
+        certified, credential, pin, certificate = trust.chained(id_cred, now, vouch)
         if message.get(s.CREDENTIAL, certificate) != certificate:
             raise AuthenticationError("the manager delivered another certificate")
     else:
         _check_delivered(profile, message)
         endorsed = message[s.PUBLIC_KEY] if profile == s.PROFILE_RPK else None
-        certified, credential = trust.credential(message[s.CREDENTIAL], endorsed, now, vouch)
+        certified, credential, pin = trust.credential(message[s.CREDENTIAL], endorsed, now, vouch)
     if certified != name:
         raise AuthenticationError("the certificate is for " + certified + ", not for " + name)
     if certified == own:
         raise AuthenticationError("the peer presents our own identity")
-    return credential
+    return credential, pin
 
 
 def _check_delivered(profile: int, message: dict) -> None:
@@ -237,7 +237,7 @@ class Initiator:
         if message[s.FROM] != self.peer or message[s.SESSION] != self.session_id:
             raise DecodeError("accept: not the answer to this request")
         id_cred_r, ead_2 = edhoc.read_message_2(message[s.MESSAGE_2])
-        credential_r = _peer_credential(
+        credential_r, pin = _peer_credential(
             self._trust, self._profile, message, id_cred_r, self.peer, self._identity.name, now
         )
         edhoc.verify_message_2(credential_r)
@@ -248,6 +248,7 @@ class Initiator:
             self._identity.name, self.peer, self.session_id, self._context, edhoc, True, message_3
         )
         session.on_behalf_of = self.on_behalf_of
+        session.pin = pin
         return session
 
 
@@ -342,7 +343,7 @@ class Responder:
             raise DecodeError("message: a record before message_3")
         id_cred_i, ead_3 = edhoc.read_message_3(message[s.MESSAGE_3])
         own = self._identity.name
-        credential_i = _peer_credential(
+        credential_i, pin = _peer_credential(
             self._trust, self._profile, self._delivered, id_cred_i, self.peer, own, now
         )
         edhoc.verify_message_3(credential_i)
@@ -350,6 +351,7 @@ class Responder:
         message_4 = edhoc.message_4()
         session = Session(own, self.peer, self.session_id, self._context, edhoc, False, message_4)
         session.on_behalf_of = self.on_behalf_of
+        session.pin = pin
         return session
 
 
@@ -359,6 +361,7 @@ class Session:
     ``confirmed``: the peer is known to hold the keys. The Responder knows at once; the Initiator
     learns it from the first record or message_4, and repeats message_3 until then.
     ``on_behalf_of``: the third party that the Initiator, a gateway, acts for, or "".
+    ``pin``: what the judge of ``trust`` wants to keep of the peer once this is confirmed, or None.
     """
 
     def __init__(
@@ -376,6 +379,7 @@ class Session:
         self.session_id = session_id
         self.initiated = initiated
         self.on_behalf_of = ""
+        self.pin: tuple | None = None
         self.state = "unconfirmed" if initiated else "confirmed"
         self.ended = ""
         self.fingerprint = edhoc.exporter(EXPORTER_FINGERPRINT, context, FINGERPRINT_LENGTH)

@@ -62,6 +62,7 @@ PROFILE_RPK = 1
 
 # what a device wants to have of its peers besides a certificate (docs: keys between peers)
 TRUST_OWNER = 1
+TRUST_PINNED = 2
 
 # transports of a leg
 TRANSPORT_MQTT_TLS = 1
@@ -107,7 +108,7 @@ FIELDS = {
     REQUEST: ("request", _BYTES, 1, 2048),
     ISSUER: ("issuer", _BYTES, 1, 2048),
     ANCHORS: ("anchors", _BYTES, ANCHORS_LENGTH, ANCHORS_LENGTH),
-    TRUST: ("trust", _UINT, TRUST_OWNER, TRUST_OWNER),
+    TRUST: ("trust", _UINT, TRUST_OWNER, TRUST_PINNED),
     VOUCH: ("vouch", _BYTES, 1, 2048),
 }
 
@@ -116,7 +117,7 @@ TYPES = {
     REGISTER: (
         "register",
         (ID, INSTANCE, ADDRESSES),
-        (EXPIRES, ROUTE, PUBLIC_KEY, ANCHORS, TRUST),
+        (EXPIRES, ROUTE, PUBLIC_KEY, ANCHORS, TRUST, VOUCH),
         (),
     ),
     REGISTERED: ("registered", (), (), (ID, EXPIRES, SEEN, INSTANCE, ANCHORS)),

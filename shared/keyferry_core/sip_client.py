@@ -114,7 +114,11 @@ class Client:
         if s.TRUST in message:
             fields.append((sip_parts.PEER_TRUST, str(message[s.TRUST]).encode()))
         fields += self.legs(message)
-        parts = [(sip_parts.ENDORSED, message[s.PUBLIC_KEY])] if s.PUBLIC_KEY in message else []
+        parts = [
+            (kind, message[key])
+            for kind, key in ((sip_parts.ENDORSED, s.PUBLIC_KEY), (sip_parts.VOUCH, s.VOUCH))
+            if key in message
+        ]
         self._instance = message[s.INSTANCE].hex().encode()
         self._ask_registrar(fields, parts, [now, s.REGISTER, message[s.ID], "", 0])
 

@@ -15,7 +15,8 @@ MAX_REMEMBERED = 8
 class Trust:
     """Certificates of one realm. A signature is verified once; dates are checked every time.
 
-    ``judge``: who has to believe a peer's key besides the CA, such as ``owner.Owner``; or None.
+    ``judge``: who has to believe a peer's key besides the CA: ``owner.Owner``, ``pinned.Pinned``,
+    or None.
     """
 
     def __init__(self, crypto, realm: str, *issuers: bytes) -> None:
@@ -42,18 +43,18 @@ class Trust:
 
     def credential(
         self, certificate: bytes, endorsed: bytes | None, now: int, vouch: bytes | None = None
-    ) -> tuple[str, Credential]:
-        """``(name, EDHOC credential)``: of the certificate, or of the key that it endorsed.
+    ) -> tuple[str, Credential, tuple | None]:
+        """``(name, EDHOC credential, what the judge returned)``: of the certificate, or of the key
+        that it endorsed.
 
         ``vouch``: what the manager delivered for the ``judge``.
 
         Raises DecodeError or AuthenticationError.
         """
         name, public = self.check(certificate, now)
-        if self.judge is not None:
-            self.judge.judge(name, public, vouch, now)
+        pin = None if self.judge is None else self.judge.judge(name, public, vouch, now)
         if endorsed is None:
-            return name, by_x5t(certificate, public)
+            return name, by_x5t(certificate, public), pin
         # only the profile rpk needs this, and a board without it saves the memory
         from keyferry_core import rpk
 
@@ -66,12 +67,12 @@ class Trust:
             raise AuthenticationError("the endorsed key is for " + named + ", not for " + name)
         if digest not in self._verified:
             self._remember(digest)
-        return name, found
+        return name, found, pin
 
     def chained(
         self, id_cred: bytes, now: int, vouch: bytes | None = None
-    ) -> tuple[str, Credential, bytes]:
-        """``(name, EDHOC credential, certificate)`` of an ID_CRED_x that is an x5chain.
+    ) -> tuple[str, Credential, tuple | None, bytes]:
+        """What ``credential`` returns, and the certificate, of an ID_CRED_x that is an x5chain.
 
         Raises DecodeError or AuthenticationError. The issuing CA's certificate in it is compared
         with the one that this device has; nothing in a chain makes anything trusted.
@@ -83,9 +84,8 @@ class Trust:
         if len(chain) > 1 and chain[1] not in [issuer.raw for issuer in self._issuers]:
             raise AuthenticationError("x5chain: not of the realm's issuing CA")
         name, public = self.check(chain[0], now)
-        if self.judge is not None:
-            self.judge.judge(name, public, vouch, now)
-        return name, Credential(id_cred, cbor.encode(chain[0]), public), chain[0]
+        pin = None if self.judge is None else self.judge.judge(name, public, vouch, now)
+        return name, Credential(id_cred, cbor.encode(chain[0]), public), pin, chain[0]
 
     def _issuer_of(self, certificate: x509.Certificate) -> x509.Certificate:
         """The issuing CA that a certificate names; one of ours when it names none of them."""

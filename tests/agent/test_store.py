@@ -451,7 +451,8 @@ def test_contents_with_a_good_checksum_are_checked_as_well():
             {8: bytes(32), 9: bytes(281)},
             {10: b"e"},
             {11: bytes(32), 12: b"e"},
-            {14: b"e"},
+            {14: b""},
+            {15: b"e"},
             {7: None},
         ):
             state = dict(whole)

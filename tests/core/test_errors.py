@@ -6,7 +6,7 @@ from support.portable import raises
 
 def test_every_row_is_found_by_name_and_by_code():
     rows = errors.rows()
-    assert len(rows) == 35
+    assert len(rows) == 36
     for name, code, sip, http, text in rows:
         assert errors.code_of(name) == code
         assert errors.name_of(code) == name
@@ -17,7 +17,7 @@ def test_every_row_is_found_by_name_and_by_code():
         assert 400 <= sip < 700
         assert 400 <= http < 600
         assert text
-    assert len({row[0] for row in rows}) == len({row[1] for row in rows}) == 35
+    assert len({row[0] for row in rows}) == len({row[1] for row in rows}) == 36
 
 
 def test_what_is_not_in_the_table():

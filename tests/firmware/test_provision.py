@@ -78,7 +78,7 @@ def test_an_owners_key_goes_onto_the_device(place: Path, tmp_path: Path) -> None
     for more, why in (
         (["owner", ""], "owner goes with"),
         (["ca", "owner.key.pub"], "owner goes with"),
-        (["all", ""], "expected ca or owner"),
+        (["all", ""], "expected one of ca, owner, pinned"),
         (["owner", "owner.key"], "expected a public key"),
         (["owner", "none.pub"], "cannot be read"),
     ):

@@ -57,6 +57,11 @@ LARGE = {
     "der": tuple(bytes([kind]) + b"\x30\x80" * 32768 for kind in range(8)),
     "x509": (b"\x30\x82\x07\xfc" + b"\x31\x00" * 1022, b"\x30" * 65536),
     "pkcs7": (b"\x01" + b" " * 12288, b"\x01" + b"A" * 12288, b"\x01" + b"=" * 65536),
+    "vouch": (
+        b"\x00\x88" + (b"\x58\x9c" + b"\x84" * 156) * 8,
+        b"\x01" + bytes(65536),
+        b"\x00" + b"\x81" * 1280,
+    ),
     "rpk": (b"\x00" + b"\x84" * 280, b"\x00" + bytes(65536)),
     "cose": (
         b"\x00\x84\x41\xa0\xa0\x5a\x00\x01\x00\x00" + bytes(65536) + b"\x40",

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,17 @@ from keyferry_manager.store.records import Certificate
 from support.est_client import EstClient, csr, new_key
 from support.manager_kit import Credentials, Home, PahoDevice, Running
 from support.pem_keys import key_of
+
+# What a reload asks the store, in its order.
+READS = (
+    "devices",
+    "removed_names",
+    "rules",
+    "policies.get",
+    "presences.endorsements",
+    "life.open_revocations",
+    "life.all_revoked",
+)
 
 
 @pytest.fixture
@@ -114,7 +126,7 @@ def test_a_link_is_refused_also_before_the_listener_knows(running: Running, monk
     credentials = running.home.device("pump-7")
 
     async def nothing() -> int:
-        return running.manager._seen_version
+        return running.manager.changes.version
 
     monkeypatch.setattr(running.manager.store, "data_version", nothing)
     keyferry(running.home, "device", "revoke", "pump-7", "--wait", "0")
@@ -238,6 +250,33 @@ def test_a_removed_device_is_gone_with_its_rules_and_can_be_added_anew(running: 
     assert "no device is called" in keyferry(home, "device", "remove", "pump-7", code=1).stderr
     keyferry(home, "device", "add", "pump-7", "--token")
     assert len(home.store(lambda store: store.life.all_revoked())) == 1
+
+
+@pytest.mark.parametrize("look", READS)
+def test_a_removal_amid_a_reload_is_taken_over_whole(running: Running, look: str):
+    home, store = running.home, running.manager.store
+    pump, valve = running.device("pump-7"), running.device("valve-2")
+    part, _, name = look.rpartition(".")
+    owner = getattr(store, part) if part else store
+    read = getattr(owner, name)
+    written = threading.Event()
+
+    async def after_a_removal(*arguments: object) -> object:
+        if not written.is_set():
+            written.set()
+            await store.life.revoke("cessationOfOperation", device="pump-7", remove=True)
+        return await read(*arguments)
+
+    with valve:
+        established(pump, valve)
+        running.look(lambda manager: setattr(owner, name, after_a_removal))
+        home.store(lambda store: store.add_device("spare"))
+        assert written.wait(10)
+        assert valve.receive(sig.END)[sig.ERROR_CODE] == code_of("revoked")
+        assert pump.lost.wait(5)
+        pump.client.loop_stop()
+        home.audit("revocation-done")
+    assert home.store(lambda store: store.life.open_revocations()) == []
 
 
 def test_sessions_of_a_device_that_is_away_end_too(running: Running):

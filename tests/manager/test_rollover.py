@@ -376,7 +376,7 @@ def test_a_revoked_device_of_either_generation_is_told_in_the_handshake(running:
     new = home.device("gauge-2")
     for name in ("pump-7", "gauge-2"):
         home.store(lambda store, name=name: store.life.revoke("keyCompromise", device=name))
-    until(lambda: len(running.look(lambda m: m._revoked_serials)) == 2)
+    until(lambda: len(running.look(lambda m: m.changes._serials)) == 2)
     for credentials in (old, new):
         assert refused(running, credentials)
     # nobody else pays for it

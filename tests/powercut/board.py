@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +36,9 @@ class Boards:
             settings.write_text(text)
             await self._stage.serve()
             self._device = await self._stage.add_device(self._name)
+            files = self._device.files()
+            config = json.loads(files["config.json"]) | {"trust": "pinned"}
+            self._device.format({**files, "config.json": json.dumps(config).encode()})
             self._new = self._device.flash.read_bytes()
             self._peer = await self._stage.add_device("panel-1")
             await self._stage.allow(self._name, "panel-1")
@@ -75,6 +79,18 @@ class Boards:
             cut = await _either(board, "cut", "key-proved")
         return cut, await self._comes_back(board)
 
+    async def pin(self, writes: int) -> tuple[bool, str]:
+        """The same of the first session with a peer, whose key is kept."""
+        board = self._board()
+        async with board:
+            await board.wait_for("ready", timeout=PATIENCE)
+            await board.send(do="unpin")
+            await board.wait_for("peer-unpinned", timeout=PATIENCE)
+            await board.send(do="arm", writes=writes)
+            await board.send(do="meet", to="panel-1")
+            cut = await _either(board, "cut", "met")
+        return cut, await self._comes_back(board, "panel-1")
+
     async def records(self, count: int) -> tuple[bool, str]:
         """A session with ``count`` records, cut after the last; none may be sealed twice alike."""
         if count > RECORDS:
@@ -93,16 +109,20 @@ class Boards:
                 self._used.add(used)
         return True, ""
 
-    async def _comes_back(self, cut: VirtualDevice) -> str:
-        """The next start must end with a link; "" if it does."""
+    async def _comes_back(self, cut: VirtualDevice, peer: str = "") -> str:
+        """The next start must end with a link, and with a session with ``peer``; "" if it does."""
         board = self._board()
         async with board:
             try:
                 await board.wait_for("ready", timeout=PATIENCE)
+                if peer:
+                    await board.send(do="meet", to=peer)
+                    await board.wait_for("met", timeout=PATIENCE)
             except DeviceError as error:
                 return str(error)
-        damaged = [event for event in board.events if event["event"] == "store-damaged"]
-        return f"store damaged: {damaged}" if damaged else ""
+        bad = ("store-damaged", "pins-lost")
+        damaged = [event for event in board.events if event["event"] in bad]
+        return f"damaged: {damaged}" if damaged else ""
 
 
 async def _either(board: VirtualDevice, first: str, second: str) -> bool:
@@ -130,6 +150,7 @@ async def rows(place: Path, step: int = 1) -> list[dict[str, Any]]:
         cases: list[tuple[str, Cell]] = [
             ("enrolment", boards.enrolment),
             ("renewal", boards.renewal),
+            ("pin", boards.pin),
             ("records", boards.records),
         ]
         for name, cell in cases:

@@ -254,6 +254,8 @@ class Hub:
             self.trusts[link.name] = message.get(s.TRUST, 0)
             if s.PUBLIC_KEY in message:
                 self.keys[link.name] = message[s.PUBLIC_KEY]
+            if s.VOUCH in message:
+                self.vouches[link.name] = message[s.VOUCH]
             answer = {
                 s.TYPE: s.REGISTERED,
                 s.ID: message[s.ID],

@@ -189,7 +189,7 @@ def _links(stage: Stage) -> None:
         stage.add(what, refused, lambda credentials=credentials: _alert(stage, credentials, v12))
     revoked = home.device("lost")
     home.store(lambda store: store.life.revoke("keyCompromise", device="lost"))
-    until(lambda: stage.running.look(lambda manager: len(manager._revoked_serials)) == 1)
+    until(lambda: stage.running.look(lambda manager: len(manager.changes._serials)) == 1)
     stage.add("a revoked certificate", refused, lambda: _alert(stage, revoked, v12))
 
     def connack(credentials: Credentials, client_id: str, **arguments: Any) -> str:

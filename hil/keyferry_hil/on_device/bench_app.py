@@ -5,6 +5,7 @@
 {"do": "send", "to": NAME, "count": N}    N records with random contents, each "record-sent"
 {"do": "close", "to": NAME}               close the session; "closed"
 {"do": "resolve", "name": NAME}           "resolved" or "resolve-failed"
+{"do": "renew", "new_key": BOOL}          a new certificate; "renewed" or "renew-failed"
 {"do": "memory"}                          "memory": bytes of heap used and free
 
 It accepts every session that the manager lets through, and reports each record and each end.
@@ -98,6 +99,14 @@ class Bench:
             report("resolve-failed", name=name, error=error.name)
             return
         report("resolved", name=name, online=found["online"])
+
+    async def do_renew(self, new_key: bool = False) -> None:
+        try:
+            await self._agent.renew(new_key)
+        except KeyferryError as error:
+            report("renew-failed", error=error.name, detail=error.detail)
+            return
+        report("renewed", new_key=new_key)
 
     async def do_memory(self) -> None:
         gc.collect()

@@ -4,7 +4,6 @@ Beside the commands of ``bench_app``:
 
 {"do": "burst", "to": NAME, "count": N, "size": BYTES}   N records; here "burst-sent", there
                                                          "burst-received" with bytes and ms
-{"do": "renew", "new_key": BOOL}                         "renewed" or "renew-failed"
 {"do": "ping"}                                           "pong": it lives
 {"do": "end"}                                            stop; the program ends
 
@@ -132,14 +131,6 @@ class Hil(bench_app.Bench):
             report("send-failed", peer=to, error=getattr(error, "name", "session-over"))
             return
         report("burst-sent", peer=to, count=count, took=time.ticks_diff(time.ticks_ms(), began))
-
-    async def do_renew(self, new_key: bool = False) -> None:
-        try:
-            await self._agent.renew(new_key)
-        except KeyferryError as error:
-            report("renew-failed", error=error.name, detail=error.detail)
-            return
-        report("renewed", new_key=new_key)
 
     async def do_ping(self) -> None:
         report("pong")

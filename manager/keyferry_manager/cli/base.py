@@ -51,6 +51,7 @@ class Trust(enum.StrEnum):
 
     CA = "ca"
     OWNER = "owner"
+    PINNED = "pinned"
 
 
 class Profile(enum.StrEnum):

@@ -50,6 +50,8 @@ class Presence:
     public_key: bytes | None = None
     # What it wants to have of its peers besides a certificate, 0 for nothing: signalling.TRUST.
     trust: int = 0
+    # How its key came to be the present one, for peers that pin keys: keyferry_core.pinned.
+    vouch: bytes | None = None
     # When its sessions end, unless the same instance registers again before.
     gone_at: float | None = None
     # Sessions that ended while nothing could be sent to it, with the reason: told on its return.
@@ -94,6 +96,7 @@ class Registry:
         presence.registered_until = None
         presence.public_key = None
         presence.trust = 0
+        presence.vouch = None
         return before
 
     def expect(self, name: str, instance: bytes, gone_at: float) -> None:

@@ -329,11 +329,12 @@ class Relay:
         seconds: int,
         key: AgreementKey | None = None,
         trust: int = 0,
+        vouch: bytes | None = None,
     ) -> None:
         """Put a device in the registry; end its sessions when it started anew.
 
-        ``key`` was checked. Without one, that of an earlier registration stays. ``trust``: of the
-        signalling, 0 for none.
+        ``key`` and ``vouch`` were checked. Without one, that of an earlier registration stays, a
+        ``vouch`` for as long as the link. ``trust``: of the signalling, 0 for none.
         """
         presence = self.registry.get(link.name)
         if presence is None or presence.link is not link:
@@ -344,6 +345,7 @@ class Relay:
             self._trail.ok("key-registered", link.name, link.address, key_id=key.key_id)
         endorsed = self.keys.of(link) if key is None else key.endorsed
         presence.trust = trust
+        presence.vouch = vouch or presence.vouch
         presence.registered_until = self.wall() + seconds
         if self.registry.register(presence, instance, addresses, expires_at, endorsed):
             presence.missed.clear()

@@ -9,6 +9,7 @@ no room in the queue.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from keyferry_core import pinned, x509
 from keyferry_core import signalling as sig
 from keyferry_core.errors import RemoteError, name_of
 from keyferry_core.names import MANAGER, subject
@@ -268,6 +269,17 @@ def agreement(relay: "Relay", passage: Passage) -> str:
     return passage.key.key_id
 
 
+def succession(relay: "Relay", passage: Passage) -> str:
+    """What the sender says of how its key came about ends at its link's certificate. Whether each
+    key signed for the next is for its peers to verify, who know the first."""
+    chain = passage.message.get(sig.VOUCH)
+    if chain is None:
+        return "none"
+    if pinned.last_key(chain) != x509.parse(passage.link.certificate_der).public_key:
+        raise RemoteError("authentication-failed", "the succession is for another key")
+    return f"{len(chain)} bytes"
+
+
 def profile(relay: "Relay", passage: Passage) -> str:
     """The manager can deliver what the profile needs: for rpk, the keys of both."""
     if _profile(passage) == sig.PROFILE_CERT:
@@ -316,9 +328,12 @@ def _vouch(relay: "Relay", device: str, peer: str) -> bytes | None:
     """What ``peer`` wants to have of ``device`` besides its certificate, if there is such a thing.
     A version that does not know of it refuses what it did not ask for."""
     presence = relay.registry.get(peer)
-    if presence is None or presence.trust != sig.TRUST_OWNER:
+    if presence is not None and presence.trust == sig.TRUST_OWNER:
+        return relay.endorsements.get(device)
+    known = relay.registry.get(device)
+    if presence is None or presence.trust != sig.TRUST_PINNED or known is None:
         return None
-    return relay.endorsements.get(device)
+    return known.vouch
 
 
 def _public_key(relay: "Relay", device: str) -> bytes | None:
@@ -403,9 +418,8 @@ def enter(relay: "Relay", passage: Passage) -> str:
     message = passage.message
     seconds = min(message.get(sig.EXPIRES, 0xFFFFFFFF), int(relay.settings.registration))
     instance, addresses = message[sig.INSTANCE], message[sig.ADDRESSES]
-    relay.register(
-        passage.link, instance, addresses, seconds, passage.key, message.get(sig.TRUST, 0)
-    )
+    trust, vouch = message.get(sig.TRUST, 0), message.get(sig.VOUCH)
+    relay.register(passage.link, instance, addresses, seconds, passage.key, trust, vouch)
     answer: dict[int, Any] = {
         sig.TYPE: sig.REGISTERED,
         sig.FROM: MANAGER,
@@ -466,7 +480,7 @@ Step = Callable[["Relay", Passage], str]
 
 # The whole way of each message that a device may send.
 PATHS: dict[int, tuple[Step, ...]] = {
-    sig.REGISTER: (name, route, agreement, enter, deliver, catch_up),
+    sig.REGISTER: (name, route, agreement, succession, enter, deliver, catch_up),
     sig.RESOLVE: (name, registered, policy, known, look_up, deliver),
     sig.CERTIFY: (name, registered, certify),
     sig.CONNECT: (

@@ -15,6 +15,7 @@ NAMES = (
     "x509",
     "pkcs7",
     "rpk",
+    "vouch",
     "http",
     "mqtt",
     "sip",

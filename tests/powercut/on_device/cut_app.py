@@ -1,8 +1,9 @@
 """An agent whose flash stops at a chosen write, for the host to kill the process there.
 
 KEYFERRY_CUT=N stops at write N from the start on. Commands, JSON lines on the console:
-{"do": "arm", "writes": N}; {"do": "renew"}; {"do": "talk", "to": NAME, "cut": N}: N records, of
-which the last is sealed and, at the cut, may or may not have left.
+{"do": "arm", "writes": N}; {"do": "renew"}; {"do": "unpin"}; {"do": "meet", "to": NAME};
+{"do": "talk", "to": NAME, "cut": N}: N records, of which the last is sealed and, at the cut, may
+or may not have left.
 """
 
 import asyncio
@@ -76,6 +77,11 @@ async def serve(agent, flash):
             elif what == "renew":
                 await agent.renew(True)
                 report("renewed")
+            elif what == "unpin":
+                agent.unpin()
+            elif what == "meet":
+                await agent.connect(command["to"])
+                report("met")
             elif what == "talk":
                 await talk(agent, command["to"], command["cut"])
         except KeyferryError as error:

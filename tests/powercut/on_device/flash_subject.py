@@ -10,7 +10,9 @@ import sys
 
 import vfs
 
+from keyferry_agent.pins import Pins
 from keyferry_agent.store import Store
+from keyferry_core import cbor
 from keyferry_core.errors import KeyferryError
 from support.cut_disk import BITS, HALF, NOTHING, Disk
 
@@ -36,11 +38,28 @@ def renewing(store):
 
 def unproved(store):
     renewing(store)
-    store.set_identity(*NEW)
+    store.set_identity(*NEW, b"", chained())
+
+
+def chained():
+    """A chain that can lose its last link."""
+    return cbor.encode([b"succession" * 14])
 
 
 def nothing(store):
     pass
+
+
+def pinned(store):
+    """Keys that this device has met."""
+    pin("valve-2", b"\x04" * 65)
+
+
+def pin(name, key):
+    pins = Pins(PLACE + "/")
+    keys = pins.of("plant.example")
+    keys[name] = key
+    pins.put("plant.example", keys)
 
 
 # name: what is there before, and the change
@@ -58,17 +77,21 @@ CASES = [
     ),
     ("renew: same key", enrolled, lambda store: store.set_identity(*RENEWED)),
     ("renew: new key", enrolled, lambda store: store.set_pending(NEW[2])),
-    ("renew: identity", renewing, lambda store: store.set_identity(*NEW)),
+    ("renew: identity", renewing, lambda store: store.set_identity(*NEW, b"", chained())),
     ("renew: proof", unproved, lambda store: store.prove()),
     ("renew: return", unproved, lambda store: store.fall_back()),
     ("provision anew", enrolled, lambda store: store.set_identity(*OTHER)),
+    ("pin: first", nothing, pinned),
+    ("pin: another name", pinned, lambda store: pin("gauge-3", b"\x05" * 65)),
+    ("pin: next key", pinned, lambda store: pin("valve-2", b"\x06" * 65)),
 ]
 
 
 def look():
     store = Store(PLACE)
-    state = (store.pending, store.identity, store.agreement, store.unproved)
-    return state, store.damaged
+    pins = Pins(PLACE + "/")
+    state = (store.pending, store.identity, store.agreement, store.unproved, store.chain)
+    return state + (pins.of("plant.example"),), max(store.damaged, pins.damaged)
 
 
 def uncut(before, change):
@@ -120,7 +143,10 @@ def cut(before, change, tear, writes, old, new):
             found, _ = look()
             if found != new:
                 return "what was asked again was not done", failed
-        Store(PLACE).set_pending(b"\x09" * 32)  # the next write, into the other file
+        # the next write of each, into the other file
+        Store(PLACE).set_pending(b"\x09" * 32)
+        if found[-1]:
+            Pins(PLACE + "/").put("plant.example", found[-1])
         found, damaged = look()
         if damaged or found[1:] != new[1:]:
             return "not repaired by the next write", failed

@@ -228,11 +228,11 @@ def register(message: Message, binding: Binding, name: str, number: int) -> dict
         found[sig.ANCHORS] = held
     if message.count(sip_parts.PEER_TRUST.lower()):
         mode = message.one(sip_parts.PEER_TRUST.lower())
-        found[sig.TRUST] = sip_fields.number(mode, sig.TRUST_OWNER, "peer-trust")
+        found[sig.TRUST] = sip_fields.number(mode, sig.TRUST_PINNED, "peer-trust")
     stated = route(message)
     if stated is not None:
         found[sig.ROUTE] = stated
-    keys = ((sip_parts.ENDORSED, sig.PUBLIC_KEY),)
+    keys = ((sip_parts.ENDORSED, sig.PUBLIC_KEY), (sip_parts.VOUCH, sig.VOUCH))
     sip_parts.fill(found, sip_parts.parts_of(message), keys)
     return found
 

@@ -8,6 +8,7 @@ import asyncio
 import json
 
 from keyferry_agent.agent import Agent
+from keyferry_agent.board import Board
 from keyferry_agent.errors import SessionEnded
 
 
@@ -25,7 +26,7 @@ async def echo(session):
 
 
 async def main():
-    agent = Agent(events=show)
+    agent = Agent(events=show, board=Board())
     await agent.start()
     async for session in agent.incoming():
         asyncio.create_task(echo(session))

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from keyferry_agent.board import Board
     from keyferry_agent.config import Config
     from keyferry_agent.messages import Messages
     from keyferry_agent.sessions import PeerSession, Sessions
+    from keyferry_agent.wifi import Wifi
     from keyferry_core.suite import Crypto
 
 # Seconds to wait for the manager's answer to a request, and for a peer's to connect().
@@ -64,6 +66,7 @@ _PASSING = (
     "keyferry_agent.identity",
     "keyferry_agent.certify",
     "keyferry_agent.timekeeper",
+    "keyferry_agent.ntp",
     "keyferry_agent.peers",
     "keyferry_agent.pins",
     "keyferry_agent.enrol",
@@ -95,7 +98,8 @@ class Agent:
     ``suite.Crypto``, by default the board's or that one (``suite.for_board``). ``carrier`` and
     ``enrolment`` take the place of MQTT and EST, in tests and for other links; ``network`` that of
     the module ``link`` (on CPython ``link_cpython``): see ``uart``. ``watchdog`` is called twice a
-    second from ``start`` to ``stop``: ``machine.WDT(timeout=8000).feed``. ``config`` is there after
+    second from ``start`` to ``stop``: ``machine.WDT(timeout=8000).feed``. ``board``: the agent
+    keeps its radio joined to the network of ``wifi.json``; see ``board``. ``config`` is there after
     ``start``.
     """
 
@@ -108,10 +112,11 @@ class Agent:
         enrolment: "Any" = None,
         watchdog: "Callable[[], object] | None" = None,
         network: "Any" = None,
+        board: "Board | None" = None,
     ) -> None:
         self.config: Config | None = None
         self.sessions: Sessions | None = None
-        self.crypto = crypto or for_board(os.urandom)
+        self.crypto = crypto or (for_board if board is None else board.crypto)(os.urandom)
         self._folder = folder
         self._events = events
         self._ms = clock.stopwatch()
@@ -146,6 +151,8 @@ class Agent:
         self._direct = None  # direct.Listener
         self._watchdog = watchdog
         self._feeder: asyncio.Task | None = None
+        self._board = board
+        self._wifi: Wifi | None = None
 
     # -- for the application --
 
@@ -164,9 +171,18 @@ class Agent:
 
             self._feeder = asyncio.create_task(keep_feeding(self._watchdog))
         try:
+            if self._board is not None:
+                from keyferry_agent.wifi import Wifi
+
+                self._wifi = Wifi(
+                    *(self._board, self._folder, self._event, self.crypto.random, self._relink.set)
+                )
+                await self._wifi.start()
             await self._take_identity()
-        except BaseException:
+        except BaseException as error:
             self._starve()
+            if isinstance(error, KeyferryError):
+                self._event("start-failed", error=error.name, detail=error.detail)
             raise
         if self.config.direct_port:
             from keyferry_agent.direct import Listener
@@ -180,6 +196,7 @@ class Agent:
     async def stop(self) -> None:
         """Close all sessions and the link. The agent cannot be started again."""
         if self._task is None or self._stopping:
+            self._starve()
             return
         self._stopping = True
         self.sessions.stop()
@@ -202,7 +219,10 @@ class Agent:
         self._event("stopped")
 
     def _starve(self) -> None:
-        """Leave the watchdog to whoever goes on."""
+        """Leave the watchdog, and the radio as it is, to whoever goes on."""
+        if self._wifi is not None:
+            self._wifi.stop()
+            self._wifi = None
         if self._feeder is not None:
             self._feeder.cancel()
             self._feeder = None
@@ -630,8 +650,8 @@ class Agent:
                 await asyncio.wait_for(self._relink.wait(), TICK)
             except asyncio.TimeoutError:
                 pass
+            self._relink.clear()
             if self._renewal is not None:
-                self._relink.clear()
                 # CA certificates come by EST only.
                 if self._renewal[4] or await self._certify(self._renewal):
                     failed.append(LinkError("the certificate is to be renewed"))
@@ -640,9 +660,12 @@ class Agent:
             try:
                 await self.sessions.expire()
                 self.sessions.make_ahead()
+                unsure = abs(clock.rtc() - clock.now()) > CLOCK_SLACK
                 if clock.uptime() >= self._refresh_at:
                     await self._register()
-                if abs(clock.rtc() - clock.now()) > CLOCK_SLACK:
+                    # a time that nobody signed, where somebody could have by now
+                    unsure = unsure or (clock.by_ntp() and self.config.time_port > 0)
+                if unsure:
                     await self._check_clock()
                 if self._wanted and clock.uptime() >= self._follow_at:
                     self._follow_at = clock.uptime() + FOLLOW_AGAIN

@@ -14,8 +14,11 @@ BUILD_DATE = 1793491200
 _OFFSET = 946684800 if time.gmtime(0)[0] == 2000 else 0
 
 
-# (Unix seconds, uptime then, whether it was signed) once there is a time to count from.
+# (Unix seconds, uptime then, whether it was signed, whether NTP said it) once there is a time to
+# count from.
 _anchor: tuple | None = None
+# Uptime before which the NTP server is not asked again.
+ntp_at = 0
 
 
 def rtc() -> int:
@@ -23,15 +26,20 @@ def rtc() -> int:
     return int(time.time()) + _OFFSET
 
 
-def trust(seconds: int, signed: bool) -> None:
+def trust(seconds: int, signed: bool, ntp: bool = False) -> None:
     """Count from here on, by a counter that no setting of the board's clock moves."""
     global _anchor
-    _anchor = (seconds, uptime(), signed)
+    _anchor = (seconds, uptime(), signed, ntp)
 
 
 def signed() -> bool:
     """Whether the time goes back to one that the manager signed."""
     return _anchor is not None and _anchor[2]
+
+
+def by_ntp() -> bool:
+    """Whether the time goes back to one that an NTP server said, and nobody signed."""
+    return _anchor is not None and _anchor[3]
 
 
 def now() -> int:

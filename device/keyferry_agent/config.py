@@ -36,6 +36,9 @@ _NUMBERS = {
     "max_pins": (1, 64, 32),  # peers whose keys are kept, with "trust": "pinned"
     "session_grace": (0, 3600, 30),  # seconds; the manager's setting of the same name
 }
+_NTP_PORT = 123
+# Characters in a name of a host.
+_MAX_HOST = 253
 # What connect() asks for. All but cert-only also keep a key for rpk and answer either.
 _PROFILES = ("cert", "rpk", "cert-only")
 # How signalling travels.
@@ -43,7 +46,7 @@ _CARRIERS = ("mqtt", "sip")
 # Who besides the CA must have said that a peer's key is the peer's: docs/keys.md.
 _TRUST = ("ca", "owner", "pinned")
 _KEYS = ("name", "realm", "host", "addresses", "profile", "carrier", "third_parties", "trust") + (
-    tuple(_NUMBERS)
+    ("ntp",) + tuple(_NUMBERS)
 )
 # Selectors in third_parties, and characters in one.
 _MAX_PARTIES = 16
@@ -91,6 +94,7 @@ class Config:
     carrier: str
     third_parties: list
     trust: str
+    ntp: tuple | None  # (host, port) to ask for the time
     mqtt_port: int
     sip_port: int
     est_port: int
@@ -123,7 +127,7 @@ def parse(values: object, folder: str = "/") -> Config:
         raise ConfigError("config.json: " + error.detail) from None
     # Whatever the address, the server must prove to be the realm.
     config.host = values.get("host", config.realm)
-    if not isinstance(config.host, str) or not 0 < len(config.host) <= 253:
+    if not isinstance(config.host, str) or not 0 < len(config.host) <= _MAX_HOST:
         raise ConfigError("config.json: host: expected a host name or an IP address")
     config.addresses = values.get("addresses", [])
     if not isinstance(config.addresses, list) or len(config.addresses) > 4:
@@ -140,6 +144,7 @@ def parse(values: object, folder: str = "/") -> Config:
     config.trust = values.get("trust", "ca")
     if config.trust not in _TRUST:
         raise ConfigError("config.json: trust: expected ca, owner or pinned")
+    config.ntp = _place(values["ntp"]) if "ntp" in values else None
     # Whose requests through a gateway are taken: "gw-1 for alice", "gw-1 for *". None by default.
     config.third_parties = values.get("third_parties", [])
     if not isinstance(config.third_parties, list) or len(config.third_parties) > _MAX_PARTIES:
@@ -154,6 +159,20 @@ def parse(values: object, folder: str = "/") -> Config:
             raise ConfigError("config.json: " + key + ": expected " + str(low) + " to " + str(high))
         setattr(config, key, value)
     return config
+
+
+def _place(value: object) -> tuple[str, int]:
+    """``HOST`` or ``HOST:PORT`` of an NTP server as (host, port)."""
+    if isinstance(value, str):
+        host, colon, digits = value.partition(":")
+        if ":" in digits:  # an IPv6 address
+            host, colon = value, ""
+        if not colon:
+            digits = str(_NTP_PORT)
+        if 0 < len(host) <= _MAX_HOST and 0 < len(digits) <= 5:
+            if not digits.strip("0123456789") and 0 < int(digits) < 65536:
+                return host, int(digits)
+    raise ConfigError("config.json: ntp: expected HOST or HOST:PORT")
 
 
 def load(folder: str = "/") -> Config:

@@ -56,7 +56,8 @@ def explain(error: Exception) -> KeyferryError:
         return AuthenticationError("server certificate: " + text)
     if isinstance(error, OSError):
         number = error.args[0] if error.args else 0
-        if isinstance(number, int) and number < 0:
+        # those nearer to 0 come of looking a name up
+        if isinstance(number, int) and number <= -0x1000:
             # an alert: in TLS 1.2 this is how a server refuses a client's certificate
             return LinkError("TLS: " + str(error), "authentication-failed")
         return LinkError(str(error))

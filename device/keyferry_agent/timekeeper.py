@@ -6,6 +6,11 @@ ahead, or that somebody doubts, only until the manager's signed time says otherw
 fetched without TLS, which needs the time first; it is bound to our nonce and verified up to the
 root (core: signed_time.py).
 
+An NTP server, where one is configured, is asked (ntp.py) when a clock cannot be right and there is
+no signed time. Nobody signs its answer, so it is taken from the floor on, up to the day on which
+the root certificate ends, and moves no floor; a signed time takes its place as soon as there is
+one.
+
 Only needed now and then: the agent forgets this module after use.
 """
 
@@ -25,6 +30,11 @@ if TYPE_CHECKING:
 
 # Seconds between two questions while nothing else can be done: doubled, with jitter.
 BACKOFF = (1, 60)
+# The same for NTP, half of which is the least that RFC 4330 allows.
+NTP_BACKOFF = (30, 1024)
+NEVER = 1 << 40
+# Seconds by which NTP may differ from a signed time that came later.
+NTP_SLACK = 10
 # Seconds for connecting and the answer together.
 ANSWER_TIMEOUT = 15
 # A clock at most so many seconds after the floor needs no confirmation.
@@ -71,76 +81,127 @@ async def ensure(
     """
     store = Floor(config.folder)
     floor = max(store.seconds, clock.BUILD_DATE)
-    delay = BACKOFF[0]
+    delay, ntp_delay = BACKOFF[0], NTP_BACKOFF[0]
     while True:
         shown = clock.rtc()
-        if clock.signed() or shown < floor:
+        if clock.signed() or clock.by_ntp() or shown < floor:
             shown = clock.now()
         plausible = shown >= floor
         if plausible and not doubt and shown - floor <= WINDOW:
-            clock.trust(shown, False)
+            clock.trust(shown, clock.signed(), clock.by_ntp())
             return
-        if not config.time_port:
+        # What nobody signed takes the place of a clock that cannot be right, and of no other.
+        with_ntp = config.ntp is not None and clock.ntp_at < NEVER
+        with_ntp = with_ntp and not clock.signed() and (doubt or not plausible)
+        if not config.time_port and not with_ntp:
             if not plausible:
                 event("clock-not-set", now=shown, earliest=floor)
                 raise LocalError("clock-wrong", "not set: certificates cannot be checked")
-            _adopt(shown, clock.signed(), event)
+            _adopt(shown, clock.signed(), event, clock.by_ntp())
             return
-        try:
-            seconds = await _signed(config, crypto, opener)
-            if seconds < floor:
-                raise AuthenticationError(
-                    "time: " + str(seconds) + " is before " + str(floor), "clock-wrong"
-                )
-        except Exception as failure:
-            error = explain(failure)
-            wait = 0 if plausible else jitter(delay, crypto.random)
-            event(
-                "time-failed",
-                error=error.name,
-                detail=error.detail,
-                now=shown,
-                earliest=floor,
-                retry_ms=wait,
-            )
-            if plausible:  # a clock that is ahead believes no one whom it should not
-                _adopt(shown, clock.signed(), event)
+        wait = 0
+        if config.time_port:
+            try:
+                seconds = await _signed(config, crypto, opener)
+                _check(seconds, floor)
+            except Exception as failure:
+                wait = 0 if plausible else jitter(delay, crypto.random)
+                delay = min(2 * delay, BACKOFF[1])
+                _failed(failure, shown, floor, wait, event)
+            else:
+                told = clock.now()
+                if clock.by_ntp() and abs(told - seconds) > NTP_SLACK:
+                    event("ntp-wrong", ntp=told, now=seconds)
+                _adopt(seconds, True, event)
+                try:
+                    store.keep(seconds)
+                except KeyferryError as error:
+                    event("store-failed", error=error.name, detail=error.detail)
                 return
-            await asyncio.sleep(wait / 1000)
-            delay = min(2 * delay, BACKOFF[1])
-            continue
-        _adopt(seconds, True, event)
-        try:
-            store.keep(seconds)
-        except KeyferryError as error:
-            event("store-failed", error=error.name, detail=error.detail)
-        return
+        if with_ntp and clock.uptime() >= clock.ntp_at:
+            ntp_wait = -(-jitter(ntp_delay, crypto.random) // 1000)
+            try:
+                seconds = await _by_ntp(config, crypto, floor)
+                _adopt(seconds, False, event, True)
+                return
+            except Exception as failure:
+                error = explain(failure)
+                if error.name == "access-denied":
+                    ntp_wait = NEVER
+                elif error.name == "too-many":
+                    ntp_wait = NTP_BACKOFF[1]
+                ntp_delay = min(2 * ntp_delay, NTP_BACKOFF[1])
+                if not config.time_port and not plausible and ntp_wait < NEVER:
+                    wait = ntp_wait * 1000
+                _failed(error, shown, floor, wait, event)
+            finally:
+                clock.ntp_at = clock.uptime() + ntp_wait
+        if plausible:  # a clock that is ahead believes no one whom it should not
+            _adopt(shown, clock.signed(), event, clock.by_ntp())
+            return
+        if not config.time_port:
+            wait = max(0, clock.ntp_at - clock.uptime()) * 1000 if clock.ntp_at < NEVER else 0
+        await asyncio.sleep(wait / 1000)
 
 
-def _adopt(seconds: int, signed: bool, event: "Callable[..., None]") -> None:
+def _check(seconds: int, first: int, last: int | None = None) -> None:
+    """AuthenticationError "clock-wrong" for a time that cannot be."""
+    if seconds < first:
+        raise AuthenticationError("time: %d is before %d" % (seconds, first), "clock-wrong")
+    if last is not None and seconds > last:
+        raise AuthenticationError("time: %d is after %d" % (seconds, last), "clock-wrong")
+
+
+def _failed(
+    failure: Exception, shown: int, floor: int, wait: int, event: "Callable[..., None]"
+) -> None:
+    error = explain(failure)
+    name, detail = error.name, error.detail
+    event("time-failed", error=name, detail=detail, now=shown, earliest=floor, retry_ms=wait)
+
+
+def _adopt(seconds: int, signed: bool, event: "Callable[..., None]", ntp: bool = False) -> None:
     """Count from ``seconds``, and set the board's clock to it if that is off."""
     was = clock.rtc()
-    clock.trust(seconds, signed)
+    news = signed or (ntp and not clock.by_ntp())
+    clock.trust(seconds, signed, ntp)
     off = abs(was - seconds) > SLACK
-    if off or signed:
+    if off or news:
         done = clock.set_rtc(seconds) if off else False
-        event("time", now=seconds, was=was, signed=signed, set=done)
+        event("time", now=seconds, was=was, signed=signed, ntp=ntp, set=done)
+
+
+async def _by_ntp(config: "files.Config", crypto: "Crypto", floor: int) -> int:
+    """The NTP server's time, if it can be. Errors: see ``ntp.ask``; AuthenticationError."""
+    from keyferry_agent import ntp
+    from keyferry_core import x509
+
+    assert config.ntp is not None
+    host, port = config.ntp
+    seconds = await ntp.ask(host, port, crypto.random, floor)
+    # after the last root certificate's end there is nothing that could be verified
+    _check(seconds, floor, max(x509.parse(root).not_after for root in _roots(config)))
+    return seconds
+
+
+def _roots(config: "files.Config") -> list:
+    """While the realm's CA rolls over there are two."""
+    from keyferry_agent.store import Store
+
+    return Store(config.folder).held(files.root(config))[1]
 
 
 async def _signed(
     config: "files.Config", crypto: "Crypto", opener: "Callable[..., Awaitable] | None"
 ) -> int:
     """The manager's time. KeyferryError, OSError, EOFError, asyncio.TimeoutError."""
-    # a clock that is right needs none of these
-    from keyferry_agent.store import Store
-    from keyferry_core import signed_time
+    from keyferry_core import signed_time  # a clock that is right does not need it
 
     nonce = crypto.random(signed_time.NONCE_LENGTH)
     data = await asyncio.wait_for(
         _fetch(config, nonce, signed_time.MAX_ANSWER, opener), ANSWER_TIMEOUT
     )
-    # while the realm's CA rolls over there are two roots
-    _, roots, _ = Store(config.folder).held(files.root(config))
+    roots = _roots(config)
     for root in roots[:-1]:
         try:
             return signed_time.open_answer(crypto, root, config.realm, nonce, data)

@@ -12,6 +12,7 @@ factory_key, factory_certificate   files with a factory identity, DER; or instea
 token            the one-time enrolment token: the device makes its key itself
 trust            who vouches for its peers' keys: ca (the default), owner, pinned; also with files
 owner            file with the owner's public key, PEM, for owner; also with files
+ntp              an NTP server that may be asked for the time, HOST or HOST:PORT; also with files
 wifi_ssid, wifi_password   the network that it joins; an open one has no password
 
 Paths are relative to the list. Secrets are in no message: a problem names the line and the column.
@@ -40,8 +41,8 @@ from keyferry_firmware.problems import FirmwareProblem
 
 COLUMNS = (
     *("name", "files", "realm", "host", "carrier", "mqtt_port", "est_port", "sip_port", "root"),
-    *("factory_key", "factory_certificate", "token", "trust", "owner", "wifi_ssid"),
-    "wifi_password",
+    *("factory_key", "factory_certificate", "token", "trust", "owner", "ntp"),
+    *("wifi_ssid", "wifi_password"),
 )
 # Who must vouch for a peer's key (device/keyferry_agent/config.py).
 TRUST = ("ca", "owner", "pinned")
@@ -170,6 +171,7 @@ def _device(place: Path, row: dict[str, str]) -> Device:
         files = _from_cells(place, row, name)
     realm = _check_config(files["config.json"], name)
     _set_trust(place, row, files)
+    _set_ntp(row.get("ntp", ""), files)
     _check_root(files["root.der"])
     has = [key for key in ("factory.key", "factory.crt", "token") if key in files]
     if has == ["token"]:
@@ -269,6 +271,20 @@ def _set_trust(place: Path, row: dict[str, str], files: dict[str, bytes]) -> Non
     if settings.get("trust", "ca") != mode:
         settings["trust"] = mode
         files["config.json"] = json.dumps(settings, indent=2).encode() + b"\n"
+
+
+def _set_ntp(server: str, files: dict[str, bytes]) -> None:
+    if not server:
+        return
+    host, colon, port = server.partition(":")
+    if ":" in port:  # an IPv6 address
+        host, colon, port = server, "", ""
+    digits = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
+    if not 0 < len(host) <= 253 or not host.isascii() or bool(colon) != digits:
+        raise _Wrong("ntp: expected HOST or HOST:PORT")
+    settings = json.loads(files["config.json"])
+    settings["ntp"] = server
+    files["config.json"] = json.dumps(settings, indent=2).encode() + b"\n"
 
 
 def _owner(path: Path) -> bytes:

@@ -14,8 +14,8 @@ _LOWEST = 10240
 _TRIES = 200
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on, and that the system gives to nobody.
+def free_port(udp: bool = False) -> int:
+    """A TCP (or UDP) port of 127.0.0.1 that nobody listens on, and that the system gives to nobody.
 
     OSError when there is none.
     """
@@ -28,7 +28,7 @@ def free_port() -> int:
     choose = random.SystemRandom()
     for _ in range(_TRIES):
         port = choose.randrange(_LOWEST, above)
-        with socket.socket() as probe:
+        with socket.socket(type=socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:

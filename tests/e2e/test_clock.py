@@ -1,13 +1,18 @@
 """Boards whose clock is wrong, against a real manager: TLS and agent alike see the wrong year."""
 
 import asyncio
+import getpass
 import json
+import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from keyferry_hil import bench
+from keyferry_hil.free_port import free_port
 from keyferry_hil.virtual_device import Application, VirtualDevice
 from keyferry_manager.cli.demo.stage import Stage
 from support.system_parts import find
@@ -90,5 +95,47 @@ def test_a_wrong_clock_with_nobody_to_ask_is_called_that(tmp_path: Path) -> None
         ahead = await board(stage, "pump-8", "2099", time_port=0)
         failed = await ahead.wait_for("enrol-failed", timeout=PATIENCE)
         assert failed["error"] == "clock-wrong", "TLS said so, and it has a name"
+
+    play(tmp_path, scene)
+
+
+@asynccontextmanager
+async def chrony(folder: Path) -> AsyncIterator[int]:
+    """A chronyd that says this machine's time, and never sets it; its port."""
+    program = find("chronyd")
+    assert program
+    place = folder / "chrony"
+    place.mkdir()
+    port = free_port(udp=True)
+    (place / "conf").write_text(
+        f"port {port}\nbindaddress 127.0.0.1\ncmdport 0\nbindcmdaddress /\n"
+        f"allow 127.0.0.1\nlocal stratum 8\npidfile {place}/pid\n"
+    )
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, "-x", "-n", "-U", "-u", getpass.getuser(), "-f", str(place / "conf")],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=bench.end_with_parent,
+        )
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.needs("chronyd")
+def test_without_signed_time_it_comes_from_an_ntp_server(tmp_path: Path) -> None:
+    async def scene(stage: Stage) -> None:
+        async with chrony(tmp_path) as port:
+            for year in ("1970", "2021"):
+                ntp = f"127.0.0.1:{port}"
+                device = await board(stage, f"pump-{year}", year, time_port=0, ntp=ntp)
+                await device.wait_for("ready", timeout=PATIENCE)
+                event = await device.wait_for("time", ntp=True, signed=False, set=True)
+                assert abs(event["now"] - time.time()) < PATIENCE
+                await device.power_cut()
+                assert "clock.0" not in device.files(), "NTP moves no floor"
 
     play(tmp_path, scene)

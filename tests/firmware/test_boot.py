@@ -154,7 +154,7 @@ class WLAN:
 """
 
 
-def test_the_wifi_is_joined_before_the_application_runs(tmp_path: Path) -> None:
+def test_the_wifi_is_begun_before_the_application_runs(tmp_path: Path) -> None:
     place = tmp_path / "application"
     place.mkdir()
     (place / "main.py").write_text("import json\nprint(json.dumps({'event': 'up'}))\n")
@@ -176,6 +176,43 @@ def test_the_wifi_is_joined_before_the_application_runs(tmp_path: Path) -> None:
     joined = device.events[0]
     assert (joined["ssid"], joined["password"], joined["on"]) == ("plant", "correct horse", True)
     assert "correct horse" not in "".join(device.console)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"{", "not JSON"),
+        (b'{"ssid": "plant", "password": "correct horse"', "not JSON"),
+        (b'"correct horse"', "the radio does not take it"),
+        (b'["correct horse"]', "the radio does not take it"),
+        (b'{"password": "correct horse"}', "the radio does not take it"),
+        (b'{"ssid": "plant", "password": "correct horse"}', "the radio does not take it"),
+    ],
+)
+def test_the_application_runs_whatever_is_wrong_with_the_wifi(
+    booted: Path, tmp_path: Path, data: bytes, said: str
+) -> None:
+    device = VirtualDevice("pump-7", tmp_path / "flash", Application.built(booted))
+    device.format({"wifi.json": data})
+    asyncio.run(_up(device))
+    assert [event["event"] for event in device.events] == ["up"]
+    console = "\n".join(device.console)
+    assert f"keyferry boot: wifi.json: {said}" in console
+    assert "correct" not in console
+
+
+@pytest.fixture(scope="module")
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An application beside a radio whose driver tells in its errors what it was given."""
+    place = tmp_path_factory.mktemp("application")
+    (place / "main.py").write_text("import json\nprint(json.dumps({'event': 'up'}))\n")
+    driver = RADIO.replace("        print(", "        raise OSError(")
+    assert driver != RADIO
+    (place / "network.py").write_text(driver)
+    out = tmp_path_factory.mktemp("built") / "image"
+    line = ("firmware", "build", "--board", "virtual", "--no-preflight", "--app", place)
+    command(place.parent, *line, "-o", out)
+    return out
 
 
 def test_only_a_whole_build_for_this_board_is_taken(out: Path, tmp_path: Path) -> None:

@@ -188,6 +188,25 @@ def test_a_carrier_that_cannot_be(place: Path, tmp_path: Path, cells: list[str],
         devices.read(path)
 
 
+def test_an_ntp_server_goes_into_the_configuration(place: Path, tmp_path: Path) -> None:
+    where = folder(place, tmp_path)
+    servers = ("time.example", "192.0.2.9:1123", "2001:db8::9", "")
+    rows = [[*changed("name", f"pump-{n}"), server] for n, server in enumerate(servers)]
+    for device, server in zip(
+        devices.read(listed(where, "list.csv", [*COLUMNS, "ntp"], *rows)), servers, strict=True
+    ):
+        assert json.loads(device.files["config.json"]).get("ntp", "") == server
+        (tmp_path / "config.json").write_bytes(device.files["config.json"])
+        assert (config.load(str(tmp_path)).ntp is None) == (not server)
+    given = listed(place, "files.csv", ["name", "files", "ntp"], ["pump-7", "pump-7", "a.example"])
+    [device] = devices.read(given)
+    assert json.loads(device.files["config.json"])["ntp"] == "a.example"
+    for wrong in (":123", "a:", "a:0", "a:65536", "a:x", "é", "x" * 254):
+        path = listed(where, "list.csv", [*COLUMNS, "ntp"], [*GOOD, wrong])
+        with pytest.raises(FirmwareProblem, match="line 2: ntp: expected HOST or HOST:PORT"):
+            devices.read(path)
+
+
 def test_a_carrier_beside_files_is_refused(place: Path) -> None:
     path = listed(*(place, "both.csv", ["name", "files", "carrier"]), ["gauge-2", "gauge-2", "sip"])
     with pytest.raises(FirmwareProblem, match="line 2: give either files or carrier"):

@@ -340,7 +340,7 @@ def provision(folder, name, label=None, **settings):
 class Party:
     """An agent on a hub with its flash and its events; ``async with`` starts and stops it."""
 
-    def __init__(self, hub, name, label=None, watchdog=None, **settings):
+    def __init__(self, hub, name, label=None, watchdog=None, board=None, **settings):
         self.folder = Folder()
         self.folder.__enter__()
         try:
@@ -349,7 +349,11 @@ class Party:
             self.hub = hub
             self.name = name
             self.agent = Agent(
-                self.folder.path, self.events, carrier=hub.carrier(name), watchdog=watchdog
+                self.folder.path,
+                self.events,
+                carrier=hub.carrier(name),
+                watchdog=watchdog,
+                board=board,
             )
         except BaseException:
             self.folder.__exit__()

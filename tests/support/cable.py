@@ -10,6 +10,8 @@ class Cable:
 
     ``address``: where the manager sees connections come from, of 127/8. While ``silent`` nothing is
     carried and nothing is closed, as when a router forgot a connection: it is half open.
+    ``bytes``: what the device sent, and what it got. ``turns``: how often the manager began to
+    speak after the device, which is the round trips that the device waited for.
     """
 
     def __init__(self, port: int) -> None:
@@ -18,6 +20,9 @@ class Cable:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
+        self.bytes = [0, 0]
+        self.turns = 0
+        self._speaks = 1
         self.address = "127.0.0.1"
         self._carries = asyncio.Event()
         self._carries.set()
@@ -65,17 +70,22 @@ class Cable:
         except OSError:
             writer.transport.abort()
             return
-        for source, target in ((reader, back), (there, writer)):
-            task = asyncio.create_task(self._carry(source, target))
+        for way, (source, target) in enumerate(((reader, back), (there, writer))):
+            task = asyncio.create_task(self._carry(source, target, way))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, way: int
+    ) -> None:
         self._writers.add(target)
         try:
             with contextlib.suppress(OSError):
                 while data := await source.read(16384):
                     await self._carries.wait()
+                    self.bytes[way] += len(data)
+                    self.turns += way > self._speaks
+                    self._speaks = way
                     target.write(data)
                     await target.drain()
         finally:

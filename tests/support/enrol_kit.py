@@ -125,9 +125,9 @@ class Enrolment:
     def _server(self):
         return Server(self.scripts.pop(0) if self.scripts else [OSError(111)])
 
-    async def simpleenroll(self, *arguments):
+    async def simpleenroll(self, config, store, crypto, event):
         self.used += 1
-        await enrol.simpleenroll(*(arguments + (self._server(),)))
+        await enrol.simpleenroll(config, store, crypto, event, self._server())
 
     async def simplereenroll(self, config, store, crypto, event, new_key=False, tls=None):
         self.used += 1

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 
 import uctypes
 import vfs
@@ -80,26 +79,35 @@ def start(kind, address=0, size=0):
 
 
 def _join():
-    """Join the Wi-Fi that ``/wifi.json`` names, if there is one; wait 20 s at most."""
+    """Let the radio begin to join the Wi-Fi that ``/wifi.json`` names, if there is one.
+
+    Nobody waits: it joins while the application is imported. Whether it does, and what to do if
+    not, is for the agent (keyferry_agent/wifi.py). What is wrong is said in words of our own, since
+    an exception's might be of the file.
+    """
     try:
         with open("/wifi.json") as file:
             known = json.load(file)
     except OSError:
+        return
+    except ValueError:
+        print("keyferry boot: wifi.json: not JSON")
         return
     try:
         network = __import__("network")  # boards with a radio have it
     except ImportError:
         print("keyferry boot: this board has no Wi-Fi")
         return
-    radio = network.WLAN(network.STA_IF)
-    radio.active(True)
-    if not radio.isconnected():
-        radio.connect(known["ssid"], known["password"])
-    for _ in range(200):
-        if radio.isconnected():
-            return
-        time.sleep_ms(100)
-    print("keyferry boot: not on the Wi-Fi yet; the radio goes on trying")
+    try:
+        words = [known["ssid"]]
+        if known.get("password"):
+            words.append(known["password"])
+        radio = network.WLAN(network.STA_IF)
+        radio.active(True)
+        if not radio.isconnected():
+            radio.connect(*words)
+    except (KeyError, TypeError, AttributeError, ValueError, OSError):
+        print("keyferry boot: wifi.json: the radio does not take it")
 
 
 def run():

@@ -97,9 +97,10 @@ class Agent:
     ``ms``, milliseconds since the agent was made. ``crypto`` is a backend with the methods of
     ``suite.Crypto``, by default the board's or that one (``suite.for_board``). ``carrier`` and
     ``enrolment`` take the place of MQTT and EST, in tests and for other links; ``network`` that of
-    the module ``link``: see ``uart``. ``watchdog`` is called twice a second from ``start`` to
-    ``stop``: ``machine.WDT(timeout=8000).feed``. ``board``: the agent keeps its radio joined to the
-    network of ``wifi.json``; see ``board``. ``config`` is there after ``start``.
+    the module ``link`` (on CPython ``link_cpython``): see ``uart``. ``watchdog`` is called twice a
+    second from ``start`` to ``stop``: ``machine.WDT(timeout=8000).feed``. ``board``: the agent
+    keeps its radio joined to the network of ``wifi.json``; see ``board``. ``config`` is there after
+    ``start``.
     """
 
     def __init__(
@@ -381,8 +382,10 @@ class Agent:
         self._refused = 0
         if self._secure:
             if self._network is None:
-                from keyferry_agent import link
-
+                if CPYTHON:
+                    from keyferry_agent import link_cpython as link
+                else:
+                    from keyferry_agent import link
                 self._network = link
             self._tls = None  # the new context fits where the old one was
             self._tls = self._network.context(ready.roots, ready.certificate, ready.key)
@@ -450,7 +453,8 @@ class Agent:
             request[3] = True
         except Exception as error:  # also a lack of memory, of which EST needs less without a link
             failure = explain(error)
-            if type(failure) is RemoteError and failure.name != "unsupported":
+            refused = type(failure) is RemoteError and failure.name != "unsupported"
+            if refused or failure.name == "storage-failed":  # nor would the flash take EST's
                 self._renewal = None
                 self._not_renewed(request, failure)
                 return False

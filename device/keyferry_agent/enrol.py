@@ -16,7 +16,7 @@ from keyferry_agent.config import ConfigError
 from keyferry_agent.errors import EnrolmentLater, EnrolmentRefused, explain
 from keyferry_agent.store import pack_held
 from keyferry_core import csr, x509
-from keyferry_core._compat import equal
+from keyferry_core._compat import CPYTHON, equal
 from keyferry_core.errors import AuthenticationError, RemoteError, code_of
 
 TYPE_CHECKING = False
@@ -60,6 +60,9 @@ async def simpleenroll(
     from keyferry_core import est_codec
 
     private = _pending_key(store, crypto, event)
+    if not store.roomy:
+        store.make_room()  # a token is good for one certificate
+        store.roomy = True
     public = crypto.public_key(private)
     certificate, key = factory or (None, None)
     authorization = est_codec.basic(config.name, token) if token else ""
@@ -272,8 +275,10 @@ class _Exchange:
         config = self._config
         link = config.network
         if link is None:
-            from keyferry_agent import link
-
+            if CPYTHON:
+                from keyferry_agent import link_cpython as link
+            else:
+                from keyferry_agent import link
         if self._tls is None:
             self._tls = link.context(self.roots, *self._credential)
         stream = await link.open_link(config.host, config.est_port, config.realm, self._tls)

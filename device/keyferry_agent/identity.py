@@ -80,7 +80,11 @@ async def obtain(
     await timekeeper.ensure(config, crypto, event)
     store = Store(folder)
     if files.wants_reset(config):
-        store.erase()
+        try:
+            store.erase()
+        except KeyferryError as error:  # what is to be forgotten must not be used either
+            event("store-failed", error=error.name, detail=error.detail)
+            raise
         files.reset_done(config)
         event("factory-reset")
     if store.damaged > 1:

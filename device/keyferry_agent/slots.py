@@ -9,8 +9,12 @@ one. No atomic rename is needed, which FAT does not have.
 import os
 
 from keyferry_core import cbor
-from keyferry_core._compat import equal, sha256
+from keyferry_core._compat import CPYTHON, equal, sha256
 from keyferry_core.errors import DecodeError, KeyferryError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 _MAGIC = b"KFS1"
 _HEAD = 36
@@ -20,11 +24,31 @@ GENERATION = 1
 _WHY = {28: "the flash is full", 30: "the flash is read-only", 5: "the flash does not answer"}
 
 
+if CPYTHON:
+
+    def create(path: str) -> "BinaryIO":
+        """Open a file to be written anew, which its owner alone can read. OSError."""
+        file = open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
+        os.fchmod(file.fileno(), 0o600)  # it may have been there
+        return file
+
+else:
+
+    def create(path: str) -> "BinaryIO":
+        """Open a file to be written anew. OSError."""
+        return open(path, "wb")
+
+
 class StoreError(KeyferryError):
     """The flash did not take what was written to it. What was there before is still whole."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("storage-failed", detail)
+
+
+def _failed(what: str, error: OSError) -> StoreError:
+    why = _WHY.get(error.args[0] if error.args else 0, what)
+    return StoreError("store: " + why + ": " + str(error))
 
 
 class Slots:
@@ -65,7 +89,7 @@ class Slots:
         body = cbor.encode(state)
         head = _MAGIC + sha256(body)
         try:
-            with open(self._file(slot), "wb") as file:
+            with create(self._file(slot)) as file:
                 file.write(head)
                 file.write(body)
                 file.flush()
@@ -74,27 +98,29 @@ class Slots:
             if hasattr(os, "sync") and not hasattr(os, "fsync"):
                 os.sync()
         except OSError as error:
-            why = _WHY.get(error.args[0] if error.args else 0, "writing failed")
-            raise StoreError("store: " + why + ": " + str(error)) from None
+            raise _failed("writing failed", error) from None
         if not self._reads_back(slot, head, body):
             raise StoreError("store: the flash gave back something else")
         self._state = state
 
     def erase(self) -> None:
-        """Write over both files, then remove them. StoreError."""
+        """Write over both files as far as there is room for it, then remove them. StoreError."""
         try:
             for slot in (0, 1):
                 try:
                     size = os.stat(self._file(slot))[6]
                 except OSError:
                     continue  # there is none
-                with open(self._file(slot), "wb") as file:
-                    file.write(bytes(min(size, _MAX_FILE)))
+                try:
+                    with open(self._file(slot), "wb") as file:
+                        file.write(bytes(min(size, _MAX_FILE)))
+                except OSError:
+                    pass  # a full flash; one that is read-only does not let us remove it either
                 os.remove(self._file(slot))
             if hasattr(os, "sync"):
                 os.sync()
         except OSError as error:
-            raise StoreError("store: erasing failed: " + str(error)) from None
+            raise _failed("erasing failed", error) from None
         self._state = {GENERATION: 0}
 
     def _file(self, slot: int) -> str:

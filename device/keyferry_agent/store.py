@@ -12,7 +12,9 @@ __all__ = ["Store", "StoreError", "pack_held"]
 
 # keys of the map: (length of the bytes: smallest, largest)
 _PENDING, _NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER, _AGREEMENT, _ENDORSED = range(2, 10)
-_HELD, _OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER, _CHAIN = range(10, 15)
+_HELD, _OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER, _CHAIN, _ROOM = range(10, 16)
+# Bytes that the first identity and its agreement key take at most, where no CA rolls over.
+ROOM = 2048
 _BYTES = {
     # 32 bytes, or what a secure element hands out in place of a key
     _PENDING: (1, 128),
@@ -26,6 +28,7 @@ _BYTES = {
     _OLD_CERTIFICATE: (1, 2048),
     _OLD_ISSUER: (1, 2048),
     _CHAIN: (1, 1280),
+    _ROOM: (ROOM, ROOM),
 }
 _IDENTITY = (_NAME, _REALM, _PRIVATE, _CERTIFICATE, _ISSUER)
 _FILE = "identity"
@@ -52,6 +55,7 @@ class Store(Slots):
     """
 
     def __init__(self, folder: str = "/") -> None:
+        self.roomy = False  # make_room was done
         super().__init__((folder if folder.endswith("/") else folder + "/") + _FILE)
 
     def well_formed(self, state: dict) -> bool:
@@ -146,6 +150,18 @@ class Store(Slots):
         state = dict(self._state)
         state[_PENDING] = private
         self.commit(state)
+
+    def make_room(self) -> None:
+        """Find out before a certificate is asked for whether it can be kept. StoreError.
+
+        Both files are written in the size of an identity, and the first once more: a file system
+        that writes a file anew before it gives the old one's blocks back needs a third of the kind.
+        Small files alone say nothing, since LittleFS keeps those beside their names.
+        """
+        for _ in range(3):
+            state = dict(self._state)
+            state[_ROOM] = bytes(ROOM)
+            self.commit(state)
 
     def set_identity(
         self,

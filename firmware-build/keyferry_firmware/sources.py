@@ -6,8 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGES = ("keyferry_core", "keyferry_agent")
-# The manager's backend, which needs CPython's 'cryptography', and the fake of a board's.
-CPYTHON_ONLY = ("keyferry_core/suite_cryptography.py", "keyferry_core/suite_slots.py")
+# CPython's backend, TLS and command, and the fake of a board's backend.
+CPYTHON_ONLY = (
+    "keyferry_agent/__main__.py",
+    "keyferry_agent/link_cpython.py",
+    "keyferry_core/suite_cryptography.py",
+    "keyferry_core/suite_slots.py",
+)
 
 # What a device carries only when its application imports it: a gateway, with the library's module
 # that it is built on, or what a device behind one needs.

@@ -115,6 +115,20 @@ class VirtualDevice:
         if self.running:
             raise ValueError(self.name + ": already running")
         self._news = asyncio.Condition()
+        line, environment = self._command()
+        self._process = await asyncio.create_subprocess_exec(
+            *line,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            limit=_MAX_LINE,
+            start_new_session=True,  # Ctrl-C in a terminal is for us; we end the devices
+        )
+        self._reader = asyncio.create_task(self._read(self._process))
+
+    def _command(self) -> tuple[list[str], dict[str, str]]:
+        """The program that is the device, and its environment."""
         arguments = ["-X", "heapsize=" + self._heap, str(_PREBOOT)]
         environment = {
             **os.environ,
@@ -123,16 +137,7 @@ class VirtualDevice:
             "MICROPYPATH": ".frozen",
         }
         line, added = interpreter.command_with_rom(self.application.rom, arguments)
-        self._process = await asyncio.create_subprocess_exec(
-            *line,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment | added,
-            limit=_MAX_LINE,
-            start_new_session=True,  # Ctrl-C in a terminal is for us; we end the devices
-        )
-        self._reader = asyncio.create_task(self._read(self._process))
+        return line, environment | added
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

@@ -13,6 +13,7 @@ difference. ``suite_slots`` is a fake of one, and docs/boards.md shows how to wr
 """
 
 from keyferry_core import ccm, p256
+from keyferry_core._compat import CPYTHON
 from keyferry_core.errors import LocalError
 from keyferry_core.iana import AES_CCM_16_64_128, AES_CCM_16_128_128
 
@@ -99,9 +100,14 @@ class Crypto:
 
 
 def for_board(random: "Random") -> Crypto:
-    """What the board's module ``keyferry_board`` makes by ``crypto(random)``, else ``Crypto``."""
+    """What the board's module ``keyferry_board`` makes by ``crypto(random)``; else ``Crypto``,
+    or on CPython ``suite_cryptography``'s, whose secret operations take constant time."""
     try:
         from keyferry_board import crypto  # pyright: ignore[reportMissingImports]
     except ImportError:
+        if CPYTHON:
+            from keyferry_core.suite_cryptography import CryptographyCrypto
+
+            return CryptographyCrypto(random)
         return Crypto(random)
     return crypto(random)

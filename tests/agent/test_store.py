@@ -71,10 +71,10 @@ class TornFiles:
         del slots_module.open
         self._folder.cleanup()
 
-    def _open(self, path, mode):
+    def _open(self, path, mode, **more):
         if self._left == 0 and mode == "wb":
             raise OSError(5)
-        return _TornFile(self, open(path, mode))
+        return _TornFile(self, open(path, mode, **more))
 
     def spend(self, wanted):
         if self._left is None:
@@ -287,10 +287,10 @@ def test_a_flash_that_is_full_is_told():
         store = Store(place.path)
         store.set_identity(*OLD)
 
-        def full(path, mode):
+        def full(path, mode, **more):
             if mode == "wb":
                 raise OSError(28)
-            return open(path, mode)
+            return open(path, mode, **more)
 
         kept = getattr(slots_module, "open", None)
         slots_module.open = full
@@ -491,8 +491,8 @@ def test_flash_that_gives_back_something_else():
         store.set_pending(OLD[2])
         kept = getattr(slots_module, "open", open)
 
-        def swapped(path, mode):
-            return kept(path if mode == "wb" else place.path + "/other", mode)
+        def swapped(path, mode, **more):
+            return kept(path if mode == "wb" else place.path + "/other", mode, **more)
 
         for other in (b"something else", _read(place.path + "/identity.1") + b"more"):
             _write(place.path + "/other", other)

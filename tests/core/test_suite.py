@@ -34,7 +34,7 @@ def test_a_boards_own_backend_is_found():
     class Board:
         crypto = SlotCrypto
 
-    assert type(suite.for_board(os.urandom)) is suite.Crypto
+    assert type(suite.for_board(os.urandom)) is type(backends()[2 if CPYTHON else 0])
     sys.modules["keyferry_board"] = Board
     try:
         assert type(suite.for_board(os.urandom)) is SlotCrypto

@@ -21,8 +21,8 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Application:
     return Application.build(PROGRAM, tmp_path_factory.mktemp("upkeep"))
 
 
-class Board(VirtualDevice):
-    """A virtual board that runs upkeep.py."""
+class Driven(VirtualDevice):
+    """A device that runs upkeep.py."""
 
     async def boot(self) -> None:
         after = len(self.events)
@@ -39,6 +39,10 @@ class Board(VirtualDevice):
 
     def all(self, name: str) -> list[Event]:
         return [event for event in self.events if event["event"] == name]
+
+
+class Board(Driven):
+    """A virtual board."""
 
 
 async def provide(
@@ -92,7 +96,7 @@ def play(
     asyncio.run(main())
 
 
-async def meet(a: Board, b: Board) -> None:
+async def meet(a: Driven, b: Driven) -> None:
     after = len(a.events), len(b.events)
     try:
         await a.do("connect", to=b.name)

@@ -1,4 +1,5 @@
-"""A browser and curl, a gateway, a manager and a device: MicroPython on both ends."""
+"""A browser and curl, a gateway, a manager and a device: MicroPython on both ends, and a gateway
+on CPython."""
 
 import asyncio
 import base64
@@ -24,6 +25,7 @@ from keyferry_hil import bench
 from keyferry_hil.free_port import free_port
 from keyferry_hil.virtual_device import Application, VirtualDevice
 from keyferry_manager.cli.demo.stage import Stage
+from support.linux_device import LinuxDevice
 
 PROGRAMS = {"gateway": bench.GATEWAY, "destination": bench.DESTINATION}
 PATIENCE = 60.0
@@ -43,6 +45,7 @@ to = "*"
 """
 
 pytestmark = pytest.mark.needs("curl", "openssl")
+on_both = pytest.mark.parametrize("runtime", ["micropython", "cpython"])
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +60,11 @@ class Plant:
     """A manager, the gateway gw-1, and pump-7 behind it. alice and carol have tokens, bob a
     certificate; carol has no rule at the manager."""
 
-    def __init__(self, stage: Stage, applications: dict[str, Application]) -> None:
+    def __init__(
+        self, stage: Stage, applications: dict[str, Application], runtime: str = "micropython"
+    ) -> None:
         self.stage = stage
+        self.runtime = runtime  # of the gateway
         self.applications = applications
         self.port = free_port()
         self.root = stage.folder / "gateway.pem"
@@ -129,7 +135,10 @@ class Plant:
         flash["config.json"] = json.dumps(config).encode()
         made = self.applications[application]
         heap = PROGRAMS[application][1]
-        device = VirtualDevice(name, self.stage.folder / f"{name}.flash", made, heap=heap)
+        if application == "gateway" and self.runtime == "cpython":
+            device = LinuxDevice(name, self.stage.folder / f"{name}.files")
+        else:
+            device = VirtualDevice(name, self.stage.folder / f"{name}.flash", made, heap=heap)
         device.format(flash)
         self.stage.devices.append(device)
         return device
@@ -159,10 +168,15 @@ class Plant:
 Scene = Callable[[Plant], Awaitable[None]]
 
 
-def play(applications: dict[str, Application], scene: Scene, ports: tuple[int, ...] = ()) -> None:
+def play(
+    applications: dict[str, Application],
+    scene: Scene,
+    ports: tuple[int, ...] = (),
+    runtime: str = "micropython",
+) -> None:
     async def main() -> None:
         async with Stage() as stage:
-            plant = Plant(stage, applications)
+            plant = Plant(stage, applications, runtime)
             folder = stage.folder
             await plant.run(
                 *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
@@ -184,7 +198,8 @@ def play(applications: dict[str, Application], scene: Scene, ports: tuple[int, .
     asyncio.run(main())
 
 
-def test_requests_and_refusals(applications: dict[str, Application]) -> None:
+@on_both
+def test_requests_and_refusals(applications: dict[str, Application], runtime: str) -> None:
     async def scene(plant: Plant) -> None:
         status, body = await plant.curl("/v1/destinations")
         assert (status, json.loads(body)["error"]) == (401, "bad-credentials")
@@ -232,10 +247,13 @@ def test_requests_and_refusals(applications: dict[str, Application]) -> None:
         status, body = await plant.curl("/v1/valve-2/data/status", who="alice")
         assert (status, json.loads(body)["error"]) == (503, "peer-offline")
 
-    play(applications, scene)
+    play(applications, scene, runtime=runtime)
 
 
-def test_streams_are_bounded_and_end_on_both_sides(applications: dict[str, Application]) -> None:
+@on_both
+def test_streams_are_bounded_and_end_on_both_sides(
+    applications: dict[str, Application], runtime: str
+) -> None:
     async def scene(plant: Plant) -> None:
         status, body = await plant.curl("/v1/pump-7/events/few", who="alice")
         assert status == 200
@@ -262,10 +280,13 @@ def test_streams_are_bounded_and_end_on_both_sides(applications: dict[str, Appli
         assert (await plant.curl("/v1/pump-7/data/status", who="alice"))[0] == 200
         assert len([e for e in plant.pump.events if e["event"] == "accepted"]) == 1
 
-    play(applications, scene)
+    play(applications, scene, runtime=runtime)
 
 
-def test_opaque_tls_goes_through_end_to_end(applications: dict[str, Application]) -> None:
+@on_both
+def test_opaque_tls_goes_through_end_to_end(
+    applications: dict[str, Application], runtime: str
+) -> None:
     port = free_port()
 
     async def scene(plant: Plant) -> None:
@@ -308,10 +329,11 @@ def test_opaque_tls_goes_through_end_to_end(applications: dict[str, Application]
             server.terminate()
             await server.wait()
 
-    play(applications, scene, (port,))
+    play(applications, scene, (port,), runtime)
 
 
-def test_strangers_are_bounded(applications: dict[str, Application]) -> None:
+@on_both
+def test_strangers_are_bounded(applications: dict[str, Application], runtime: str) -> None:
     async def scene(plant: Plant) -> None:
         # whoever only connects makes room for those who say something
         idle = [await asyncio.open_connection("127.0.0.1", plant.port) for _ in range(12)]
@@ -329,12 +351,13 @@ def test_strangers_are_bounded(applications: dict[str, Application]) -> None:
             assert (await plant.curl("/v1/destinations", *wrong))[0] == 401
         assert (await plant.curl("/v1/destinations", who="alice"))[0] == 429
 
-    play(applications, scene)
+    play(applications, scene, runtime=runtime)
 
 
+@on_both
 @pytest.mark.needs("chromium", "chromedriver")
 def test_the_page_in_a_browser_on_a_phone(
-    applications: dict[str, Application], tmp_path: Path
+    applications: dict[str, Application], tmp_path: Path, runtime: str
 ) -> None:
     async def scene(plant: Plant) -> None:
         pin = await spki(plant)
@@ -343,7 +366,7 @@ def test_the_page_in_a_browser_on_a_phone(
         over = await plant.pump.wait_for("stream-over", path="endless", timeout=PATIENCE)
         assert over["sent"] > 1
 
-    play(applications, scene)
+    play(applications, scene, runtime=runtime)
 
 
 async def spki(plant: Plant) -> str:

@@ -16,6 +16,7 @@ from keyferry_core import mqtt_codec as mqtt
 from keyferry_core import signalling as s
 from keyferry_core._compat import CPYTHON
 from keyferry_core.errors import code_of
+from keyferry_core.suite import Crypto
 from support.portable import vectors
 
 DATA = vectors("identities")
@@ -348,9 +349,11 @@ class Party:
             self.events = Events()
             self.hub = hub
             self.name = name
+            # the core's own on both runtimes; CPython's backend is in tests/e2e
             self.agent = Agent(
                 self.folder.path,
                 self.events,
+                Crypto(os.urandom),
                 carrier=hub.carrier(name),
                 watchdog=watchdog,
                 board=board,

@@ -10,8 +10,8 @@ import os
 
 from keyferry_agent import clock
 from keyferry_agent.config import ConfigError, read_file
+from keyferry_agent.slots import create
 from keyferry_core import csr, der, x509
-from keyferry_core._compat import CPYTHON
 from keyferry_core.errors import KeyferryError
 
 TYPE_CHECKING = False
@@ -129,11 +129,6 @@ def _time(seconds: int) -> bytes:
 
 def _write(path: str, data: bytes) -> None:
     """Whole or not at all, and readable by its owner only where there are owners."""
-    if CPYTHON:
-        mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        with open(path + ".new", "wb", opener=lambda name, _: os.open(name, mode, 0o600)) as file:
-            file.write(data)
-    else:
-        with open(path + ".new", "wb") as file:
-            file.write(data)
+    with create(path + ".new") as file:
+        file.write(data)
     os.rename(path + ".new", path)

@@ -181,27 +181,18 @@ class Listener:
 
 if CPYTHON:
     import ssl
-    import tempfile
+
+    from keyferry_agent.link_cpython import use_identity
 
     def _server_options(certificate: bytes, key: bytes, clients: list) -> dict:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # OpenSSL reads keys from files only. This one is 0600, and gone at once.
-        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
-            file.write(_pem(key, "EC PRIVATE KEY") + ssl.DER_cert_to_PEM_cert(certificate))
-            file.flush()
-            context.load_cert_chain(file.name)
+        use_identity(context, certificate, key)
         if clients:
             context.verify_mode = ssl.CERT_OPTIONAL
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             context.load_verify_locations(cadata=b"".join(clients))
         return {"ssl": context, "ssl_handshake_timeout": REQUEST_SECONDS}
-
-    def _pem(encoded: bytes, kind: str) -> str:
-        import base64
-
-        text = base64.encodebytes(encoded).decode()
-        return f"-----BEGIN {kind}-----\n{text}-----END {kind}-----\n"
 
     def _secure(connection: Connection, certificate: bytes, key: bytes, clients: list) -> None:
         secure = connection._writer.get_extra_info("ssl_object")

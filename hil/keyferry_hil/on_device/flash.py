@@ -37,9 +37,9 @@ class Flash:
 
 
 def mount(device: Flash) -> None:
-    """Mount it at /, and go there."""
+    """Mount it at /, and go there; KEYFERRY_FLASH_READONLY: as a flash that takes no more."""
     # A block device is what answers as one; the stubs want a base class that does not exist.
     flash = vfs.VfsLfs2(device)  # pyright: ignore[reportArgumentType]
     vfs.umount("/")
-    vfs.mount(flash, "/")
+    vfs.mount(flash, "/", readonly=bool(os.getenv("KEYFERRY_FLASH_READONLY")))
     os.chdir("/")

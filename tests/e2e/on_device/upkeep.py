@@ -1,4 +1,5 @@
-"""A device for test_agents.py: does what JSON lines on its console say, and counts what it gets.
+"""A device for test_agents.py, also on CPython: does what JSON lines on its console say, and counts
+what it gets.
 
 {"do": "connect", "to": NAME, "profile": PROFILE, "via": WAY}; {"do": "close"};
 {"do": "send", "size": N, "count": N};
@@ -7,6 +8,8 @@
 {"do": "lie", "name": NAME, "leg": LEG}: from now on it says that it is NAME, and its leg is LEG;
 {"do": "hurry"}: what is due within seconds is due at once;
 {"do": "register"}: as the agent does when half of its registration's life is over
+
+On CPython its argument is the folder of its files.
 """
 
 import asyncio
@@ -17,12 +20,24 @@ import sys
 from keyferry_agent import agent as agent_module
 from keyferry_agent.agent import Agent
 from keyferry_agent.errors import SessionEnded
+from keyferry_core._compat import CPYTHON
 from keyferry_core.errors import KeyferryError
+
+FOLDER = sys.argv[1] if CPYTHON else "/"
 
 
 def report(event, **fields):
     fields["event"] = event
     print(json.dumps(fields))
+
+
+async def standard_input():
+    if not CPYTHON:
+        return asyncio.StreamReader(sys.stdin)
+    reader = asyncio.StreamReader()
+    made = lambda: asyncio.StreamReaderProtocol(reader)  # noqa: E731
+    await asyncio.get_running_loop().connect_read_pipe(made, sys.stdin)
+    return reader
 
 
 class Upkeep:
@@ -88,7 +103,7 @@ class Upkeep:
 
     async def run(self):
         self.tasks.append(asyncio.create_task(self.accept()))
-        console = asyncio.StreamReader(sys.stdin)
+        console = await standard_input()
         while True:
             line = await console.readline()
             if not line:
@@ -100,11 +115,12 @@ class Upkeep:
             except KeyferryError as error:
                 problem = str(error)
             gc.collect()
-            report("done", what=command["do"], problem=problem, free=gc.mem_free())
+            free = 0 if CPYTHON else gc.mem_free()
+            report("done", what=command["do"], problem=problem, free=free)
 
 
 async def main():
-    agent = Agent(events=report)
+    agent = Agent(FOLDER, report)
     try:
         await agent.start()
     except KeyferryError as error:

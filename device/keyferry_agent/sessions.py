@@ -33,6 +33,10 @@ HALF_OPEN_SECONDS = 60
 # free heap below which there is no room for it: it is then made when it is needed.
 QUIET_SECONDS = 0.25
 AHEAD_FREE = 12288
+# Bytes of free heap below which a handshake drops the modules of the role that it does not play.
+ROOM = 40960
+_INITIATOR = "keyferry_core.edhoc.initiator"
+_RESPONDER = "keyferry_core.edhoc.responder"
 # Seconds for message_2 to be on its way before its sender starts on what can be done meanwhile.
 UNDER_WAY_SECONDS = 0.02
 # Sessions that ended lately: late messages for them are no news.
@@ -162,6 +166,13 @@ def _memory_short() -> bool:
     return gc.mem_free() < AHEAD_FREE
 
 
+def _make_room(other: str) -> None:
+    """Where memory is short, drop the module of the ``other`` role; it can be imported again."""
+    gc.collect()
+    if not CPYTHON and gc.mem_free() < ROOM:
+        forget((other,))
+
+
 class Sessions:
     """The table of sessions. ``send(message, keep, wait)`` brings a message to the manager;
     ``event`` reports. ``identity`` and ``trust`` may be replaced when a certificate is renewed.
@@ -232,7 +243,7 @@ class Sessions:
         """A session, or the suites to try it with once more."""
         if self._full():
             raise LocalError("too-many", "max_sessions are open")
-        gc.collect()
+        _make_room(_RESPONDER)
         initiator = Initiator(
             self.identity,
             self.trust,
@@ -359,7 +370,7 @@ class Sessions:
         elif self._full() or len(self._incoming) >= self._config.max_incoming:
             error = "too-many"
         else:
-            gc.collect()
+            _make_room(_INITIATOR)
             responder = Responder(self.identity, self.trust, self._crypto, self._take_ahead())
             try:
                 answer = responder.on_connect(message, self.leg)

@@ -26,6 +26,7 @@ from keyferry_hil.free_port import free_port
 from keyferry_hil.virtual_device import Application, VirtualDevice
 from keyferry_manager.cli.demo.stage import Stage
 from support.linux_device import LinuxDevice
+from support.trail import audited
 
 PROGRAMS = {"gateway": bench.GATEWAY, "destination": bench.DESTINATION}
 PATIENCE = 60.0
@@ -235,8 +236,7 @@ def test_requests_and_refusals(applications: dict[str, Application], runtime: st
         assert (await plant.curl("/v1/pump-7/data/status", who="carol"))[0] == 403
         refused = await plant.gateway.wait_for("third-party-refused")
         assert (refused["third_party"], refused["error"]) == ("carol", "access-denied")
-        trail = await plant.stage.keyferry("audit", "--home", str(plant.stage.home))
-        (entry,) = [line for line in trail if line["event"] == "access-denied"]
+        (entry,) = await audited(plant.stage, "access-denied")
         assert entry["fields"]["on_behalf_of"] == "carol"
         assert entry["detail"] == "no rule gw-1 for carol -> pump-7"
         # refused at the peer: bob has a rule, and pump-7 does not take him

@@ -11,6 +11,7 @@ import pytest
 from e2e.test_agents import PATIENCE, PROGRAM, Board, play, provide
 from keyferry_hil.virtual_device import Application
 from keyferry_manager.cli.demo.stage import Stage, StageError
+from support.trail import audited
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,6 @@ def test_two_boards_go_over_to_the_new_ca_and_a_third_is_left_behind(
         await c.start()
         down = await c.wait_for("link-down", after=len(c.events), timeout=PATIENCE)
         assert down["error"] == "authentication-failed"
-        entries = await stage.keyferry("audit", "--home", str(stage.home))
-        assert any(each["event"] == "connection-refused" for each in entries)
+        assert await audited(stage, "connection-refused")
 
     play(application, scene, carrier=carrier)

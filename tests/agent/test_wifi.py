@@ -1,4 +1,4 @@
-# heap: 1m
+# heap: 2m
 """The board's radio on either port, as far as a fake can be one: joined, lost, wrong and silent."""
 
 import asyncio

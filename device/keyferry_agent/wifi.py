@@ -86,10 +86,8 @@ def read(folder: str) -> tuple[str, str] | None:
     if not isinstance(values, dict):
         raise ConfigError("wifi.json: expected a JSON object with ssid and password")
     for key in values:
-        if key not in (
-            "ssid",
-            "password",
-        ):  # which might be the password itself, so it stays unsaid
+        if key not in ("ssid", "password"):
+            # it might be the password itself, so it stays unsaid
             raise ConfigError("wifi.json: only ssid and password are known keys")
     ssid, password = values.get("ssid"), values.get("password", "")
     if not isinstance(ssid, str) or not 0 < len(ssid.encode()) <= 32:

@@ -10,6 +10,7 @@ import selectors
 import socket
 import ssl
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from support.manager_kit import REALM, Credentials, Home
@@ -113,7 +114,7 @@ def ok(request: bytes, extra: bytes = b"", body: bytes = b"") -> bytes:
     )  # fmt: skip
 
 
-class Work:
+class Work(ABC):
     """What devices do again and again, ``at_once`` units at a time, while ``going``."""
 
     at_once = 8
@@ -137,9 +138,9 @@ class Work:
         self.open -= 1
         return b""
 
+    @abstractmethod
     def ask(self) -> bytes:
         """The first message of a unit."""
-        raise NotImplementedError
 
 
 class Registrations(Work):

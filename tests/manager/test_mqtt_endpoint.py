@@ -619,7 +619,7 @@ def test_connect_is_awaited_for_a_while_only():
         await asyncio.sleep(0.15)
         assert transport.closing
         assert endpoint.host.events == ["connect-timeout"]
-        assert not endpoint.waiting
+        assert not endpoint.arrivals.waiting
 
     asyncio.run(main())
 
@@ -656,7 +656,11 @@ def test_a_connection_lost_while_it_is_identified_never_comes_up():
         endpoint.host.slow.set()
         await asyncio.sleep(0.01)
         assert endpoint.host.events == []
-        assert (link.state, len(endpoint.tasks), len(endpoint.waiting)) == (State.ENDED, 0, 0)
+        assert (link.state, len(endpoint.arrivals.tasks), len(endpoint.arrivals.waiting)) == (
+            State.ENDED,
+            0,
+            0,
+        )
 
     asyncio.run(main())
 
@@ -673,6 +677,6 @@ def test_one_certificate_cannot_hold_many_connections_that_wait():
         assert [transport.closing for _, transport in made] == [False, False, True, False]
         for link, _ in made:
             link.connection_lost(None)
-        assert not endpoint.waiting
+        assert not endpoint.arrivals.waiting
 
     asyncio.run(main())

@@ -7,6 +7,7 @@ from typing import Any
 from keyferry_manager.carriers.guarded import Guarded
 from keyferry_manager.carriers.http import HttpEndpoint
 from keyferry_manager.carriers.tls import ChannelPeer
+from keyferry_manager.counting import count_down
 
 
 class PlainListener:
@@ -49,9 +50,7 @@ class PlainListener:
 
     def closed(self, host: str) -> None:
         """A connection that ``opened`` took is gone."""
-        self._open[host] -= 1
-        if not self._open[host]:
-            del self._open[host]
+        count_down(self._open, host)
 
 
 class _Bounded(Guarded):

@@ -35,12 +35,6 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home", api_listen="127.0.0.1:0")
 
 
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as manager:
-        yield manager
-
-
 @contextlib.contextmanager
 def local(home: Home) -> Iterator[httpx.Client]:
     """A client over the socket."""

@@ -17,13 +17,6 @@ from keyferry_manager.store import SessionRow
 from support.manager_kit import PAUSE, Home, PahoDevice, until
 
 
-@pytest.fixture
-def home(tmp_path):
-    home = Home(tmp_path / "home")
-    home.allow("pump-7", "valve-2")
-    return home
-
-
 def established(pump, valve):
     session = pump.offer("valve-2")
     valve.accept(valve.receive(sig.CONNECT))

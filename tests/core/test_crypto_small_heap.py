@@ -1,4 +1,4 @@
-# heap: 112k
+# heap: 120k
 """The cryptography in less heap than the 128 KiB of the smallest board, many times over.
 
 A heap this small comes apart into pieces: a large record must not need one more long stretch of it

@@ -221,8 +221,14 @@ def test_requests_and_refusals(applications: dict[str, Application], runtime: st
         # one session for all of them, known to both and to the manager
         accepted = [e for e in plant.pump.events if e["event"] == "accepted"]
         assert [e["third_party"] for e in accepted] == ["alice"]
-        sessions = await plant.stage.keyferry("sessions", "--home", str(plant.stage.home))
-        assert [s["on_behalf_of"] for s in sessions if s["state"] == "established"] == ["alice"]
+        async with asyncio.timeout(PATIENCE):  # the manager writes it down in batches
+            while True:
+                found = await plant.stage.keyferry("sessions", "--home", str(plant.stage.home))
+                sessions = [s for s in found if s["state"] == "established"]
+                if sessions:
+                    break
+                await asyncio.sleep(0.2)
+        assert [s["on_behalf_of"] for s in sessions] == ["alice"]
 
         # refused at the gateway: not in bob's table; known there by his certificate
         cert = ("--cert", str(plant.stage.folder / "bob.pem"))

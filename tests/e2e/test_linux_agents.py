@@ -212,7 +212,7 @@ async def server(answer: bytes) -> AsyncIterator[int]:
 def test_managers_that_are_none(application: Application) -> None:
     async def scene(stage: Stage, a: Board, b: Board) -> None:
         async def refused(
-            error: str, *, days: int = 0, files: dict[str, bytes] | None = None, **settings: object
+            *errors: str, days: int = 0, files: dict[str, bytes] | None = None, **settings: object
         ) -> str:
             linux = on_linux(stage, a, **settings)
             if files:
@@ -220,7 +220,7 @@ def test_managers_that_are_none(application: Application) -> None:
             linux._environment = clock(stage, days) if days else {}
             await linux.start()
             failed = await linux.wait_for("enrol-failed", timeout=PATIENCE)
-            assert failed["error"] == error, failed
+            assert failed["error"] in errors, failed
             # it goes on trying, with the same key
             await linux.wait_for("key-reused", timeout=PATIENCE)
             await linux.power_cut()
@@ -245,15 +245,17 @@ def test_managers_that_are_none(application: Application) -> None:
                 realm="other.example",
             )
             assert "ostname" in detail
-            # the manager does not know the factory
+            # The manager does not know the factory. With TLS 1.3 it says so after the handshake,
+            # and where we have written by then, the reset of the connection may come first.
             detail = await refused(
                 "authentication-failed",
+                "peer-gone",
                 files={
                     "factory.crt": stranger.files()["factory.crt"],
                     "factory.key": stranger.files()["factory.key"],
                 },
             )
-            assert "alert" in detail.lower()
+            assert "alert" in detail.lower() or detail == "Connection lost"
         detail = await refused("clock-wrong", days=10000)
         assert str(int(time.time()) // DAY + 10000)[:3] in str(int(detail.split()[-1][:-1]) // DAY)
         async with server(b"\x00\xff" * 2000) as port:

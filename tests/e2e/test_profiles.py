@@ -28,6 +28,7 @@ def play(scene: Scene, profiles: tuple[str, str]) -> None:
             await stage.allow("pump-7", "gauge-2")
             await stage._rules_in_force(devices=2, rules=2)
             for device in (a, b):
+                device._heap = "144k"  # both profiles and both roles in one heap
                 await device.start()
                 await device.wait_for("ready", timeout=PATIENCE)
             await scene(stage, a, b)

@@ -7,24 +7,22 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import cast
 
 from keyferry_core.errors import KeyferryError
-from keyferry_manager import reload
+from keyferry_manager import reload, settings
 from keyferry_manager.api.manager import AdminApi
 from keyferry_manager.audit import AuditTrail, BatchWriter
 from keyferry_manager.audit.heads import HeadKeeper
 from keyferry_manager.authority import LocalAuthority, open_authority
 from keyferry_manager.carriers.est import Est
 from keyferry_manager.carriers.http import HttpEndpoint
-from keyferry_manager.carriers.mqtt import MqttEndpoint, MqttLink, MqttSettings
+from keyferry_manager.carriers.mqtt import MqttEndpoint, MqttLink
 from keyferry_manager.carriers.plain import PlainListener
 from keyferry_manager.carriers.signed_time import CONNECTIONS, PER_ADDRESS, SignedTime
-from keyferry_manager.carriers.sip import SipEndpoint, SipLink, SipSettings
+from keyferry_manager.carriers.sip import SipEndpoint, SipLink
 from keyferry_manager.carriers.status import Status
 from keyferry_manager.carriers.tls import (
     Refusal,
-    TlsLimits,
     TlsListener,
     server_context,
 )
@@ -42,18 +40,17 @@ from keyferry_manager.observe.measures import Measures
 from keyferry_manager.observe.service import Observation
 from keyferry_manager.problems import ConfigProblem, StoreProblem
 from keyferry_manager.registry import Link
-from keyferry_manager.relay import Relay, RelaySettings, RouteMode
+from keyferry_manager.relay import Relay
 from keyferry_manager.relay.parking import resume, suspend
 from keyferry_manager.relay.trace import TraceFile
 from keyferry_manager.store import AgreementKey, Store
+from keyferry_manager.upkeep import Upkeep, every
 
 _LOG = logging.getLogger("keyferry.manager")
 # Seconds between looks at the clock, and at what the command line changed: a new policy is in
 # force, and what it ends has ended, within half a second.
 _TICK = 0.5
 _RELOAD = 0.2
-# Seconds until it is tried again when it failed.
-_RETRY = 2.0
 # Seconds between looks at our own certificate's expiry.
 _RENEWAL_CHECK = 3600.0
 # Seconds between signed heads of the audit trail, while something happens.
@@ -64,10 +61,6 @@ _LOOK = 60.0
 _DRAIN_LOOK = 0.05
 # Seconds that the last of them, and what is left to the next run, may take.
 _LAST_HEAD = 5.0
-# Connections to the EST listener: enrolment is short, and anybody may come.
-_EST_LIMITS = TlsLimits(
-    connections=1000, connections_per_address=128, handshakes=128, handshakes_per_address=64
-)
 
 
 class Manager:
@@ -85,7 +78,6 @@ class Manager:
             raise ConfigProblem(f"{home} is the home of a {what}: run 'keyferry {role} serve'.")
         self._trace_path = trace
         self._stack = contextlib.AsyncExitStack()
-        self._rolling_over = False
         self._mqtt_listener: TlsListener | None = None
         self._sip_listener: TlsListener | None = None
         self._time: SignedTime | None = None
@@ -177,18 +169,18 @@ class Manager:
             return
         self.config = config = change.config
         reload.set_log_level(config)
-        self.relay.adopt(relay_settings(config))
-        self._endpoint.settings = settings = _mqtt_settings(config)
+        self.relay.adopt(settings.relay(config))
+        self._endpoint.settings = mqtt = settings.mqtt(config)
         if self.sip is not None:
-            self.sip.settings = _sip_settings(config)
+            self.sip.settings = settings.sip(config)
         for presence in self.relay.registry:
             if isinstance(presence.link, MqttLink):
-                presence.link.adopt(settings)
+                presence.link.adopt(mqtt)
             elif isinstance(presence.link, SipLink):
                 presence.link.adopt()
         for listener in (self._mqtt_listener, self._sip_listener):
             if listener is not None:
-                listener.limits = _link_limits(config)
+                listener.limits = settings.links(config)
         self._authority.adopt(config)
         self._issuing.adopt(config)
         if self._status is not None:
@@ -263,7 +255,7 @@ class Manager:
                 path = self._trace_path
                 raise ConfigProblem(f"cannot write the trace {path}: {error.strerror}.") from None
             stack.callback(trace.close)
-        self.relay = Relay(relay_settings(config), self.trail, trace)
+        self.relay = Relay(settings.relay(config), self.trail, trace)
         self.relay.anchors.current = self._authority.cacerts_digest()
         self._identifier = Identifier(self._authority, store, directory=self._directory)
         self.relay.keys.load(await self._agreement_keys())
@@ -291,10 +283,13 @@ class Manager:
         await self._observe(stack, writer)
         self._api = AdminApi(config, store, self.trail, self._api_context)
         await self._api.start(stack)
-        self._every(stack, _TICK, self._tick)
+        upkeep = self._upkeep = Upkeep(
+            store, self.relay, self._authority, self.changes, self.trail, self._renew_contexts
+        )
+        self._every(stack, _TICK, upkeep.tick)
         self._every(stack, _RELOAD, self.changes.take_over)
-        self._every(stack, _TICK, self._roll_over)
-        self._every(stack, _RENEWAL_CHECK, self._renew)
+        self._every(stack, _TICK, upkeep.roll_over)
+        self._every(stack, _RENEWAL_CHECK, upkeep.renew)
         self._every(stack, _HEADS, heads.keep)
         if isinstance(sink, KeysElsewhere):
             self._every(stack, _TICK, sink.flush)
@@ -323,7 +318,7 @@ class Manager:
             RemoteStatus(self._authority).add_to(app)
         endpoint = HttpEndpoint(Counted(app, self.measures.count_est))
         self._est_listener = TlsListener(
-            "est", self._est_context(), endpoint, self.trail.connection_refused, _EST_LIMITS
+            "est", self._est_context(), endpoint, self.trail.connection_refused, settings.EST_LIMITS
         )
         stack.push_async_callback(self._est_listener.stop)
         stack.push_async_callback(endpoint.stop)
@@ -333,9 +328,9 @@ class Manager:
     async def _listen_for_mqtt(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
         host = CarrierHost(self._identifier, self.relay, self.trail, self.measures.relay.observe)
-        endpoint = self._endpoint = MqttEndpoint(host, _mqtt_settings(config))
+        endpoint = self._endpoint = MqttEndpoint(host, settings.mqtt(config))
         listener = self._mqtt_listener = TlsListener(
-            "mqtt", self._mqtt_context(), endpoint, self._connection_refused, _link_limits(config)
+            "mqtt", self._mqtt_context(), endpoint, self._connection_refused, settings.links(config)
         )
         stack.push_async_callback(listener.stop)
         stack.push_async_callback(endpoint.stop)
@@ -348,11 +343,11 @@ class Manager:
         host = CarrierHost(self._identifier, self.relay, self.trail, self.measures.relay.observe)
         hosts = ("localhost", config.public_host, config.device_host, *config.server_names)
         endpoint = SipEndpoint(
-            host, config.realm, _sip_settings(config), filter(None, hosts), self.measures
+            host, config.realm, settings.sip(config), filter(None, hosts), self.measures
         )
         self.sip = endpoint
         listener = self._sip_listener = TlsListener(
-            "sip", self._mqtt_context(), endpoint, self._connection_refused, _link_limits(config)
+            "sip", self._mqtt_context(), endpoint, self._connection_refused, settings.links(config)
         )
         stack.push_async_callback(listener.stop)
         stack.push_async_callback(endpoint.stop)
@@ -442,71 +437,7 @@ class Manager:
         seconds: float,
         action: Callable[[], Awaitable[None]],
     ) -> None:
-        """Do ``action`` again and again until the stack is closed."""
-
-        async def run() -> None:
-            pause = seconds
-            while True:
-                await asyncio.sleep(pause)
-                pause = seconds
-                try:
-                    await action()
-                except Exception:  # a database that is away, say: what is known stays in force
-                    _LOG.exception("background-failed")
-                    self.measures.faults[action.__name__.strip("_")] += 1
-                    pause = max(seconds, _RETRY)
-
-        task = asyncio.get_running_loop().create_task(run())
-
-        async def end() -> None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-        stack.push_async_callback(end)
-
-    async def _tick(self) -> None:
-        self.relay.tick()
-        self.trail.tick()
-        stated = self.relay.anchors.take()
-        if stated:
-            try:
-                await self.store.presences.state_anchors(stated, time.time())
-            except BaseException:
-                self.relay.anchors.put_back(stated)
-                raise
-
-    async def _roll_over(self) -> None:
-        """Go on with another phase of a CA's roll-over, when an operator began one."""
-        if not self._authority.reread() and not self._rolling_over:
-            return
-        self._rolling_over = True  # until all of it is done, also when the database is away now
-        await self._authority.keep_server()
-        await self.changes.sign_anew()
-        self._renew_contexts()
-        self._end_unbelieved()
-        self.relay.anchors.current = self._authority.cacerts_digest()
-        state = self._authority.state
-        phase = state.phase or "aborted"
-        self._rolling_over = False
-        self.trail.ok("ca-rollover-taken-over", "", "", phase, generation=state.current or "1")
-
-    def _end_unbelieved(self) -> None:
-        """End the links whose certificate no CA of ours stands over any more."""
-        for presence in self.relay.registry:
-            if presence.link is None:
-                continue
-            try:
-                self._authority.identify(presence.link.certificate_der)
-            except KeyferryError:
-                self.relay.end_device(presence.name, "authentication-failed")
-
-    async def _renew(self) -> None:
-        """Renew our own certificate when it is due, without a restart."""
-        reason = await self._authority.keep_server()
-        if reason:
-            self._renew_contexts()
-            self.trail.ok("server-certificate-renewed", "", "", reason)
+        every(stack, seconds, action, self.measures.faults)
 
     def _renew_contexts(self) -> None:
         """Let every listener do its next handshakes with the certificates that there are now."""
@@ -515,18 +446,6 @@ class Manager:
             self._time.adopt()
         self._est_listener.replace_context(self._est_context())
         self._api.renew()
-
-
-def _link_limits(config: Config) -> TlsLimits:
-    connections = config.max_links + config.max_handshakes
-    return TlsLimits(
-        connections=connections,
-        # Whoever is through the handshake holds a certificate, and is bounded by that.
-        connections_per_address=connections,
-        handshakes=config.max_handshakes,
-        handshakes_per_address=max(1, config.max_handshakes // 2),
-        handshake_timeout=config.handshake_seconds,
-    )
 
 
 async def _start_listening(
@@ -550,28 +469,6 @@ async def _last_head(heads: HeadKeeper) -> None:
         log(_LOG, logging.ERROR, "audit-head-not-kept", error=type(error).__name__)
 
 
-def _mqtt_settings(config: Config) -> MqttSettings:
-    return MqttSettings(
-        packets_per_second=config.messages_per_second, queue_messages=config.queue_messages
-    )
-
-
 def _give_up(link: Link) -> None:
     if isinstance(link, SipLink):
         link.give_up()
-
-
-def _sip_settings(config: Config) -> SipSettings:
-    return SipSettings(requests_per_second=config.messages_per_second)
-
-
-def relay_settings(config: Config) -> RelaySettings:
-    """The relay's part of the configuration."""
-    return RelaySettings(
-        route_mode=cast(RouteMode, config.route_mode),
-        session_grace=float(config.session_grace),
-        registration=float(config.registration_seconds),
-        sessions_per_device=config.max_sessions,
-        sessions_total=max(1024, 4 * config.max_links),
-        max_links=config.max_links,
-    )

@@ -6,12 +6,10 @@ that holds on a machine that is busy with other things too. ``busy`` is how much
 server had work: near 100 % says that the generator was not what held it up.
 """
 
-import argparse
 import asyncio
 import base64
 import contextlib
 import http.client
-import json
 import os
 import resource
 import selectors
@@ -19,10 +17,8 @@ import socket
 import ssl
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -30,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench import rivals
 from bench.bench_relay import BURST, RECORD, AckedPair, BarePair, End, ManagerPair
+from bench.command import bench_home, options_parser, report
 from keyferry_core import mqtt_codec as mqtt
 from keyferry_core import names
 from keyferry_core import signalling as sig
@@ -226,19 +223,6 @@ def many(home: Home, count: int) -> list[tuple[str, Credentials]]:
     return made
 
 
-@contextlib.contextmanager
-def on_the_first_core() -> Iterator[int]:
-    """This process on the first core; the number of the last."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise SystemExit("two cores are needed: one for the server, one for the load")
-    os.sched_setaffinity(0, {cores[0]})
-    try:
-        yield cores[-1]
-    finally:
-        os.sched_setaffinity(0, set(cores))
-
-
 class Run:
     """All measurements, in one home."""
 
@@ -353,11 +337,8 @@ def measure(seconds: float, links: int, rounds: int, parts: list[str]) -> dict[s
         "address_enrolments_per_hour": 1_000_000,
         "log_level": "error",
     }
-    with (
-        tempfile.TemporaryDirectory(prefix="keyferry-bench-") as folder,
-        on_the_first_core() as core,
-    ):
-        run = Run(Home(Path(folder) / "home", **limits), core, seconds, links, rounds)
+    with bench_home(limits) as (home, core):
+        run = Run(home, core, seconds, links, rounds)
         found: dict[str, Any] = {part: getattr(run, part)() for part in parts}
         found["missing"] = run.missing
     found["ratios"] = ratios(found)
@@ -417,24 +398,17 @@ PARTS = ("relays", "handshakes", "enrolments", "idle")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options_parser(__doc__, PARTS)
     parser.add_argument("--seconds", type=float, default=3.0, help="load time of each server")
     parser.add_argument("--links", type=int, default=1000, help="idle links")
     parser.add_argument(
         "--rounds", type=int, default=3, help="times that each server relays; the median counts"
     )
-    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = measure(
         options.seconds, options.links, max(1, options.rounds), options.part or list(PARTS)
     )
-    if options.json:
-        print(json.dumps(found))
-    else:
-        show(found)
-    if found["missing"]:
-        raise SystemExit(1)
+    report(found, show, options.json)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,15 @@ had work, ``load`` how much the generator had: where the first is the larger, th
 hold it up.
 """
 
-import argparse
 import contextlib
-import json
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from bench import rivals, sip_load
-from bench.bench_manager import handshakes, on_the_first_core
+from bench.bench_manager import handshakes
+from bench.command import bench_home, options_parser, report
 from bench.kamailio import Kamailio
 from bench.sip_load import CallsOf, Device, Messages, Registrations, Work
 from bench.tables import show as show_table
@@ -118,11 +115,8 @@ class Run:
 def measure(seconds: float, rounds: int, parts: list[str]) -> dict[str, Any]:
     """Everything in ``parts``: the rounds of each server, and the ratios."""
     limits = {"sip_port": 0, "messages_per_second": 1_000_000, "log_level": "error"}
-    with (
-        tempfile.TemporaryDirectory(prefix="keyferry-bench-") as folder,
-        on_the_first_core() as core,
-    ):
-        run = Run(Home(Path(folder) / "home", **limits), core, seconds, rounds)
+    with bench_home(limits) as (home, core):
+        run = Run(home, core, seconds, rounds)
         found: dict[str, Any] = {part: getattr(run, part)() for part in parts}
         found["missing"] = run.missing
     found["ratios"] = ratios(found)
@@ -165,19 +159,12 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options_parser(__doc__, PARTS)
     parser.add_argument("--seconds", type=float, default=2.0, help="load time of each round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each server")
-    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = measure(options.seconds, options.rounds, options.part or list(PARTS))
-    if options.json:
-        print(json.dumps(found))
-    else:
-        show(found)
-    if found["missing"]:
-        raise SystemExit(1)
+    report(found, show, options.json)
 
 
 if __name__ == "__main__":

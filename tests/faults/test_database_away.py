@@ -1,6 +1,5 @@
 """The database is gone for a while, or has no room: clear answers, nothing acknowledged is lost."""
 
-import asyncio
 import json
 import resource
 import subprocess
@@ -9,15 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from keyferry_core import signalling as sig
-from keyferry_manager.store.engine import open_engine
 from keyferry_manager.tokens import new_token, token_hash
 from support.command import answer
 from support.est_client import EstClient, csr, new_key
 from support.manager_kit import Home, until
 from support.postgres import postgres
+from support.stores import execute_each
 
 LATER = 4_000_000_000
 
@@ -26,20 +24,6 @@ LATER = 4_000_000_000
 def server() -> Iterator[str]:
     with postgres() as url:
         yield url
-
-
-def execute(url: str, *statements: str) -> None:
-    async def main() -> None:
-        engine = open_engine(url)
-        try:
-            for statement in statements:
-                async with engine.connect() as connection:
-                    connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
-                    await connection.execute(text(statement))
-        finally:
-            await engine.dispose()
-
-    asyncio.run(main())
 
 
 def with_token(home: Home, name: str) -> str:
@@ -52,7 +36,7 @@ def with_token(home: Home, name: str) -> str:
 
 @pytest.mark.needs("postgres")
 def test_links_go_on_without_a_database_and_all_is_well_when_it_is_back(server, tmp_path: Path):
-    execute(server, "CREATE DATABASE away")
+    execute_each(server, "CREATE DATABASE away")
     home = Home(tmp_path / "home", database=server.replace("/postgres?", "/away?"))
     home.allow("pump-1", "valve-1")
     token = with_token(home, "late-1")
@@ -60,7 +44,7 @@ def test_links_go_on_without_a_database_and_all_is_well_when_it_is_back(server, 
     with home.running() as running:
         pump, valve = running.device("pump-1"), running.device("valve-1")
         until(lambda: running.look(lambda m: m.relay.rules.decide("pump-1", "valve-1").allowed))
-        execute(
+        execute_each(
             server,
             "ALTER DATABASE away ALLOW_CONNECTIONS false",
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'away'",
@@ -78,7 +62,7 @@ def test_links_go_on_without_a_database_and_all_is_well_when_it_is_back(server, 
         with running.raw(late) as raw:
             assert raw.connect("late-2") == 3  # MQTT: server unavailable
         until(lambda: running.look(lambda m: m.store.errors.total() > 0))
-        execute(server, "ALTER DATABASE away ALLOW_CONNECTIONS true")
+        execute_each(server, "ALTER DATABASE away ALLOW_CONNECTIONS true")
         done = client.enroll(csr(new_key(), "late-1"), basic=("late-1", token))
         assert done.status == 200
         with running.raw(late) as raw:

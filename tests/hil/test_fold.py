@@ -1,17 +1,13 @@
 """Numbers in place of their names: what is put in, what stays, and that the core still works."""
 
 import ast
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from keyferry_firmware import sources
 from keyferry_firmware.fold import fold
-from keyferry_hil import interpreter
-
-TESTS = Path(__file__).parent.parent
+from support import core_in_image
 
 
 def folded(everything: bool = False, **texts: str) -> dict[str, str]:
@@ -92,32 +88,8 @@ def test_branches_that_a_device_never_enters_go() -> None:
     assert folded(a=text, c="CPYTHON = g()")["a"] == "def f():\n    return 1\ng()"
 
 
-@pytest.mark.parametrize(
-    "name", ["test_session", "test_edhoc", "test_records", "test_signalling", "test_x509"]
-)
+@pytest.mark.parametrize("name", core_in_image.NAMES)
 def test_the_core_passes_its_tests_when_folded(tmp_path: Path, name: str) -> None:
     texts = {path: file.read_bytes() for path, file in sources.modules().items()}
-    for path, text in fold(texts, everything=True).items():
-        target = tmp_path / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(text)
-    module = ast.parse((TESTS / "core" / f"{name}.py").read_text())
-    functions = [
-        node.name
-        for node in module.body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    ]
-    done = subprocess.run(
-        [
-            *interpreter.command(),
-            *("-X", "heapsize=2m", str(TESTS / "support" / "micropython_runner.py")),
-            *(str(TESTS / "core"), name),
-        ],
-        env={**os.environ, "MICROPYPATH": f"{tmp_path}:{TESTS}:.frozen"},
-        input="\n".join(functions) + "\n",
-        capture_output=True,
-        text=True,
-    )
-    lines = done.stdout.split("\n")  # splitlines() would split at the mark
-    verdicts = [line.partition("\x1e")[2] for line in lines if "\x1e" in line]
-    assert verdicts == ["passed"] * (1 + len(functions)), done.stdout[-2000:]
+    core_in_image.write(tmp_path, fold(texts, everything=True))
+    core_in_image.run(name, tmp_path)

@@ -1,15 +1,13 @@
 """Short names in images: what gets one, what keeps its own, and the way back."""
 
 import ast
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from keyferry_firmware import details, rename, sources
 from keyferry_firmware.fold import fold
-from keyferry_hil import interpreter
+from support import core_in_image
 
 TESTS = Path(__file__).parent.parent
 
@@ -127,44 +125,13 @@ def test_a_traceback_says_the_sources_names() -> None:
     assert details.explain(line, {}, names) == f"{line} (_encode_text)"
 
 
-@pytest.mark.parametrize(
-    "name", ["test_session", "test_edhoc", "test_records", "test_signalling", "test_x509"]
-)
+@pytest.mark.parametrize("name", core_in_image.NAMES)
 def test_the_core_passes_its_tests_with_short_names(tmp_path: Path, name: str) -> None:
     texts = {path: file.read_bytes() for path, file in sources.modules().items()}
-    script = (TESTS / "core" / f"{name}.py").read_bytes()
     # The test is of the image: keywords that it uses stay, and privates that it asks for fit.
-    support = {
-        path.relative_to(TESTS).as_posix(): path.read_bytes()
-        for path in (TESTS / "support").glob("*.py")
-        if path.name in ("portable.py", "micropython_runner.py")
-    }
+    own = [f"support/{file}" for file in core_in_image.SUPPORT] + [f"core/{name}.py"]
+    tests = {path: (TESTS / path).read_bytes() for path in own}
     names = rename.choose(fold(texts, everything=True))
-    image = rename.shorten(
-        fold(texts, everything=True) | support | {f"core/{name}.py": script}, names
-    )
-    for path, text in image.items():
-        target = tmp_path / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(text)
+    core_in_image.write(tmp_path, rename.shorten(fold(texts, everything=True) | tests, names))
     (tmp_path / "vectors").symlink_to(TESTS / "vectors")
-    module = ast.parse(script)
-    functions = [
-        node.name
-        for node in module.body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    ]
-    done = subprocess.run(
-        [
-            *interpreter.command(),
-            *("-X", "heapsize=2m", str(TESTS / "support" / "micropython_runner.py")),
-            *(str(tmp_path / "core"), name),
-        ],
-        env={**os.environ, "MICROPYPATH": f"{tmp_path}:{TESTS}:.frozen"},
-        input="\n".join(functions) + "\n",
-        capture_output=True,
-        text=True,
-    )
-    lines = done.stdout.split("\n")  # splitlines() would split at the mark
-    verdicts = [line.partition("\x1e")[2] for line in lines if "\x1e" in line]
-    assert verdicts == ["passed"] * (1 + len(functions)), done.stdout[-2000:]
+    core_in_image.run(name, tmp_path, tmp_path / "core")

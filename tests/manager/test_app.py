@@ -17,13 +17,6 @@ from keyferry_manager.store import SessionRow
 from support.manager_kit import PAUSE, Home, PahoDevice, until
 
 
-@pytest.fixture
-def home(tmp_path):
-    home = Home(tmp_path / "home")
-    home.allow("pump-7", "valve-2")
-    return home
-
-
 def established(pump, valve):
     session = pump.offer("valve-2")
     valve.accept(valve.receive(sig.CONNECT))
@@ -100,7 +93,7 @@ def test_our_own_certificate_is_renewed_without_a_restart(home):
         before = _server_serial(home, running)
         with running.device("pump-7"):
             home.authority.server_file.unlink()  # as if it were due
-            running.wait(running.manager._renew())
+            running.wait(running.manager._upkeep.renew())
             assert _server_serial(home, running) != before
             assert "pump-7" in running.links(), "links that are there go on"
     assert home.audit("server-certificate-renewed", "absent")

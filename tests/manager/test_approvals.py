@@ -5,7 +5,6 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,6 @@ from support.pem_keys import key_of
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home", admission="approve", approval_seconds=7)
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
 
 
 def keyferry(home: Home, *arguments: str, code: int = 0) -> Result:

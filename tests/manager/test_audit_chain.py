@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,39 +23,9 @@ from keyferry_manager.store.engine import WRITES, open_engine
 from keyferry_manager.store.migrate import alembic_config
 from support.command import answer, command
 from support.manager_kit import Home
-from support.postgres import postgres
+from support.stores import execute
 
 ENTRIES = 12
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/keyferry.db"
-    url = request.getfixturevalue("server")
-    execute(url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
-    return url
-
-
-def execute(url: str, *statements: str) -> None:
-    """What somebody does who has the whole database in hand."""
-
-    async def main() -> None:
-        engine = open_engine(url).execution_options(**{WRITES: True})
-        try:
-            async with engine.begin() as connection:
-                for statement in statements:
-                    await connection.execute(text(statement))
-        finally:
-            await engine.dispose()
-
-    asyncio.run(main())
 
 
 def tamper(url: str, *statements: str) -> None:

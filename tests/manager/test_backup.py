@@ -1,6 +1,5 @@
 """A backup made while the manager serves, and the manager that goes on from it."""
 
-import asyncio
 import io
 import json
 import os
@@ -8,44 +7,21 @@ import shutil
 import stat
 import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from sqlalchemy import text
 
 from keyferry_core import signalling as sig
 from keyferry_manager.config import FILE_NAME, Config
-from keyferry_manager.store.engine import WRITES, open_engine
 from keyferry_manager.tokens import new_token, token_hash
 from support.command import answer, command
 from support.est_client import EstClient, csr, new_key
 from support.manager_kit import Credentials, Home, PahoDevice, Running
-from support.postgres import postgres
+from support.stores import execute_each
 
 LATER = 4_000_000_000
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres() as url:
-        yield url
-
-
-def execute(url: str, *statements: str) -> None:
-    async def main() -> None:
-        engine = open_engine(url).execution_options(**{WRITES: True})
-        try:
-            for statement in statements:
-                async with engine.connect() as connection:
-                    connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
-                    await connection.execute(text(statement))
-        finally:
-            await engine.dispose()
-
-    asyncio.run(main())
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
@@ -53,8 +29,8 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
     settings = {}
     if request.param == "postgres":
         url = request.getfixturevalue("server")
-        execute(url, "DROP DATABASE IF EXISTS one", "DROP DATABASE IF EXISTS two")
-        execute(url, "CREATE DATABASE one", "CREATE DATABASE two")
+        execute_each(url, "DROP DATABASE IF EXISTS one", "DROP DATABASE IF EXISTS two")
+        execute_each(url, "CREATE DATABASE one", "CREATE DATABASE two")
         settings = {"database": url.replace("/postgres?", "/one?")}
     return Home(tmp_path / "home", **settings)
 
@@ -276,7 +252,7 @@ def test_links_out_of_the_home_and_what_is_too_large_stay_out(tmp_path: Path):
 
 @pytest.mark.needs("postgres")
 def test_a_backup_of_one_database_does_not_become_another(archive: Path, tmp_path: Path, server):
-    execute(server, "DROP DATABASE IF EXISTS empty", "CREATE DATABASE empty")
+    execute_each(server, "DROP DATABASE IF EXISTS empty", "CREATE DATABASE empty")
     url = server.replace("/postgres?", "/empty?")
     new = tmp_path / "new"
     said = command(tmp_path, "restore", archive, new, "--database", url, code=1).stderr

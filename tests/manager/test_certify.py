@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,12 +26,6 @@ from support.relay_kit import World
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home", failures_per_minute=1000)
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
 
 
 def joined(running: Running, credentials: Credentials, name: str = "pump-7") -> PahoDevice:

@@ -6,7 +6,6 @@ import json
 import logging
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,12 +37,6 @@ HOUR = 3600
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home", failures_per_minute=1000)
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
 
 
 def client(running: Running, credentials: Credentials | None = None) -> EstClient:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,8 @@ from keyferry_manager.store.migrate import alembic_config
 from keyferry_manager.tokens import new_token, token_hash
 from support.est_client import EstClient, csr
 from support.manager_kit import Credentials, Home, PahoDevice
-from support.postgres import postgres
 
 NOW = int(time.time())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])

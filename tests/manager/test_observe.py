@@ -25,12 +25,6 @@ def home(tmp_path_factory):
     return Home(tmp_path_factory.mktemp("observe") / "home")
 
 
-@pytest.fixture
-def running(home):
-    with home.running() as running:
-        yield running
-
-
 def ask(running, path, method="GET"):
     port = running.manager.observe_port
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)

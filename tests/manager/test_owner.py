@@ -5,7 +5,6 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,6 @@ def run(*arguments: object, code: int = 0) -> Any:
     result = CliRunner().invoke(app, [str(item) for item in arguments])
     assert result.exit_code == code, result.output
     return json.loads(result.stdout) if code == 0 else " ".join(result.stderr.split())
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home(tmp_path / "home")
-    home.allow("pump-7", "valve-2")
-    return home
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as manager:
-        yield manager
 
 
 @pytest.fixture

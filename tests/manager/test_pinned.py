@@ -1,28 +1,16 @@
 """How a device's key came about, through the manager to the peers that pin keys."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from keyferry_core import pinned, x509
 from keyferry_core import signalling as sig
 from keyferry_core.errors import code_of
 from keyferry_core.suite_cryptography import CryptographyCrypto
-from support.manager_kit import REALM, Home, PahoDevice, Running
+from support.manager_kit import REALM, PahoDevice, Running
 
 CRYPTO = CryptographyCrypto(os.urandom)
 BEFORE, SIGNER = CRYPTO.generate()
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    home = Home(tmp_path / "home")
-    home.allow("pump-7", "valve-2")
-    with home.running() as manager:
-        yield manager
 
 
 def chain_to(device: PahoDevice, public: bytes = b"") -> bytes:

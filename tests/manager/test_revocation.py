@@ -5,7 +5,6 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,12 +43,6 @@ def home(tmp_path: Path) -> Home:
     home = Home(tmp_path / "home", failures_per_minute=1000)
     home.allow("pump-7", "valve-2")
     return home
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
 
 
 def keyferry(home: Home, *arguments: str, code: int = 0) -> Result:

@@ -6,7 +6,6 @@ import ssl
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,6 @@ from support.manager_kit import Credentials, Home, PahoDevice, Running, until
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home", grace_days=0)
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
 
 
 def step(running: Running, *which: str) -> None:

@@ -6,8 +6,6 @@ The devices are the core's own state machines, with paho-mqtt as their link.
 
 import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,19 +61,6 @@ class Device:
     def registered(self, endorsed: bytes | None = None) -> None:
         self.register(endorsed)
         self.link.receive(sig.REGISTERED)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home(tmp_path / "home")
-    home.allow("pump-7", "valve-2")
-    return home
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as manager:
-        yield manager
 
 
 def private_key(credentials: Credentials) -> bytes:

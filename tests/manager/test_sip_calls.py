@@ -18,12 +18,6 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
-
-
 def calls(running: Running) -> int:
     return running.look(lambda manager: len(manager.sip.calls))
 

@@ -1,6 +1,5 @@
 """The SIP carrier over real TLS, with sipmessage as the other end's codec."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ def home(tmp_path: Path) -> Home:
     home.add("gauge-2", "pump-7", "valve-3")
     home.allow("gauge-2", "pump-7")
     return home
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
 
 
 def registered(running: Running, name: str) -> bool:

@@ -1,7 +1,6 @@
 """Sessions on SIP, with the other carrier and with itself, by codecs that are not ours."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,6 @@ def home(tmp_path: Path) -> Home:
     home.add("gauge-2", "pump-7", "valve-3")
     home.allow("gauge-2", "pump-7")
     return home
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
 
 
 def sessions(running: Running) -> int:

@@ -4,7 +4,6 @@ import base64
 import subprocess
 import time
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -31,12 +30,6 @@ pytestmark = pytest.mark.needs("openssl", "curl")
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
 
 
 def openssl(folder: Path, *arguments: str, code: int = 0) -> str:

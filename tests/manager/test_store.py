@@ -5,7 +5,6 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,41 +25,9 @@ from keyferry_manager.store import (
 )
 from keyferry_manager.store.engine import open_engine
 from keyferry_manager.store.tables import metadata
-from support.postgres import postgres
+from support.stores import run
 
 NOW = int(time.time())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/keyferry.db"
-    url = request.getfixturevalue("server")
-    asyncio.run(_clear(url))
-    return url
-
-
-async def _clear(url: str) -> None:
-    engine = open_engine(url)
-    async with engine.begin() as connection:
-        await connection.execute(text("DROP SCHEMA public CASCADE"))
-        await connection.execute(text("CREATE SCHEMA public"))
-    await engine.dispose()
-
-
-def run(url: str, work: Callable[[Store], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with Store.open(url) as store:
-            await store.migrate()
-            await work(store)
-
-    asyncio.run(main())
 
 
 def certificate(number: int, device: str = "pump-7", issued_at: float = NOW) -> Certificate:

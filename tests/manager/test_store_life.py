@@ -5,52 +5,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from keyferry_manager.problems import StoreProblem
 from keyferry_manager.store import Certificate, FactoryIdentity, Store
-from keyferry_manager.store.engine import open_engine
 from support.manager_kit import Home
-from support.postgres import postgres
+from support.stores import emptied, run
 
 NOW = int(time.time())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/keyferry.db"
-    url = request.getfixturevalue("server")
-    asyncio.run(_clear(url))
-    return url
-
-
-async def _clear(url: str) -> None:
-    engine = open_engine(url)
-    async with engine.begin() as connection:
-        await connection.execute(text("DROP SCHEMA public CASCADE"))
-        await connection.execute(text("CREATE SCHEMA public"))
-    await engine.dispose()
-
-
-def run(url: str, work: Callable[[Store], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with Store.open(url) as store:
-            await store.migrate()
-            await work(store)
-
-    asyncio.run(main())
 
 
 def certificate(number: int, device: str = "pump-7", key: int = 0) -> Certificate:
@@ -158,7 +123,7 @@ def test_of_a_revocation_and_enrolments_at_once_nothing_good_is_left(url: str):
     for _ in range(3):
         run(url, work)
         if url.startswith("postgres"):
-            asyncio.run(_clear(url))
+            emptied(url)
         else:
             Path(url.removeprefix("sqlite:///")).unlink()
 

@@ -1,53 +1,17 @@
 """Pages of lists, and tokens of the admin API, on SQLite and on PostgreSQL."""
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from keyferry_manager.problems import Conflict, NotFound
 from keyferry_manager.store import ApiToken, AuditEntry, Certificate, LinkRow, SessionRow, Store
-from keyferry_manager.store.engine import open_engine
-from support.postgres import postgres
+from support.stores import run
 
 NOW = int(time.time())
 NAMES = [f"pump-{number}" for number in range(7)]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres"))])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/keyferry.db"
-    url = request.getfixturevalue("server")
-    asyncio.run(_clear(url))
-    return url
-
-
-async def _clear(url: str) -> None:
-    engine = open_engine(url)
-    async with engine.begin() as connection:
-        await connection.execute(text("DROP SCHEMA public CASCADE"))
-        await connection.execute(text("CREATE SCHEMA public"))
-    await engine.dispose()
-
-
-def run(url: str, work: Callable[[Store], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with Store.open(url) as store:
-            await store.migrate()
-            await work(store)
-
-    asyncio.run(main())
 
 
 def certificate(number: int, device: str, issued_at: float) -> Certificate:

@@ -1,7 +1,6 @@
 """MicroPython's raw REPL and file system, by mpremote's SerialTransport."""
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 from mpremote.transport import TransportError, TransportExecError
 from mpremote.transport_serial import SerialTransport
 
+from keyferry_hil.board_files import lacks
 from keyferry_hil.diagnosis import diagnose
 from keyferry_hil.drivers.line import SerialLine
 from keyferry_hil.problems import BenchProblem
@@ -128,16 +128,8 @@ class Repl:
     def write_file(self, path: str, data: bytes) -> None:
         """Write a file with its folders, unless the board has it with these bytes."""
         with self._named(30.0) as transport:
-            try:
-                if transport.fs_hashfile(path, "sha256") == hashlib.sha256(data).digest():
-                    return
-            except OSError:
-                pass  # it is not there
-            folder = ""
-            for name in path.strip("/").split("/")[:-1]:
-                folder += "/" + name
-                if not transport.fs_exists(folder):
-                    transport.fs_mkdir(folder)
+            if not lacks(transport, path, data):
+                return
             try:
                 transport.fs_writefile(path, data)
             except OSError as error:

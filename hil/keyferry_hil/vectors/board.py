@@ -5,7 +5,6 @@ end. The core is the one that the board has, or with ``install`` the one of this
 to /lib, where it stays.
 """
 
-import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -15,6 +14,7 @@ from mpremote.transport import TransportError, TransportExecError
 from mpremote.transport_serial import SerialTransport
 from serial import SerialException
 
+from keyferry_hil.board_files import lacks
 from keyferry_hil.vectors.conversation import Conversation, RuntimeLost
 from keyferry_hil.vectors.runtimes import PACKAGE, RuntimeProblem, about, compiled
 
@@ -168,26 +168,12 @@ def _copied(transport: SerialTransport, files: dict[str, bytes], install: bool) 
             places[name] = f"{_LIBRARY}/{name}"
     try:
         for name, place in places.items():
-            _put(transport, place, files[name])
+            if lacks(transport, place, files[name]):
+                transport.fs_writefile(place, files[name])
         yield
     finally:
         own = [place for place in places.values() if place.startswith(_FOLDER + "/")]
         _quietly(lambda: _remove(transport, own))
-
-
-def _put(transport: SerialTransport, place: str, content: bytes) -> None:
-    """Write one file, with its folders, unless the board has it."""
-    try:
-        if transport.fs_hashfile(place, "sha256") == hashlib.sha256(content).digest():
-            return
-    except OSError:
-        pass  # it is not there
-    folder = ""
-    for name in place.strip("/").split("/")[:-1]:
-        folder += "/" + name
-        if not transport.fs_exists(folder):
-            transport.fs_mkdir(folder)
-    transport.fs_writefile(place, content)
 
 
 def _remove(transport: SerialTransport, places: list[str]) -> None:

@@ -16,12 +16,12 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from starlette.types import ASGIApp
 
 from keyferry_manager.api.address import short_path
 from keyferry_manager.api.guard import LocalPeer
+from keyferry_manager.carriers.guarded import Guarded
 from keyferry_manager.carriers.http import HttpEndpoint
 from keyferry_manager.carriers.tls import ChannelPeer, Refusal, TlsLimits, TlsListener
 from keyferry_manager.logs import log
@@ -61,7 +61,9 @@ class _Connections(ABC):
     def identify(self, transport: asyncio.Transport) -> ChannelPeer | None:
         """Who is at the other end, None for whoever may not stay."""
 
-    def opened(self, connection: "_Connection", transport: asyncio.Transport) -> Any:
+    def opened(
+        self, connection: "_Connection", transport: asyncio.Transport
+    ) -> asyncio.Protocol | None:
         """The protocol for a connection that may stay, None for one that may not."""
         if len(self._open) >= _CONNECTIONS:
             log(_LOG, logging.WARNING, "api-connection-refused", detail="too many connections")
@@ -81,45 +83,16 @@ class _Connections(ABC):
             connection.abort()
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(Guarded):
     def __init__(self, connections: _Connections) -> None:
+        super().__init__()
         self._connections = connections
-        self._inner: Any = None
-        self._transport: asyncio.Transport | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._inner = self._connections.opened(self, transport)
-        if self._inner is None:
-            transport.abort()
-            return
-        transport.set_protocol(self)
-        self._inner.connection_made(transport)
+    def _admit(self, transport: asyncio.Transport) -> asyncio.Protocol | None:
+        return self._connections.opened(self, transport)
 
-    def data_received(self, data: bytes) -> None:
-        if self._inner is not None:
-            self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received() if self._inner is not None else None
-
-    def pause_writing(self) -> None:
-        if self._inner is not None:
-            self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        if self._inner is not None:
-            self._inner.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _gone(self) -> None:
         self._connections.closed(self)
-        if self._inner is not None:
-            self._inner.connection_lost(exc)
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
 
 
 class _Local(_Connections):

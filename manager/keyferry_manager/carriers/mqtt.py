@@ -11,13 +11,14 @@ import asyncio
 import enum
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
 from keyferry_core import mqtt_codec as mqtt
 from keyferry_core import signalling
 from keyferry_core.errors import DecodeError, RemoteError
+from keyferry_manager.carriers.arrivals import Arrivals
 from keyferry_manager.carriers.tls import ChannelPeer
 from keyferry_manager.identity import Identity, IdentityRefused
 from keyferry_manager.logs import log
@@ -90,8 +91,7 @@ class MqttEndpoint:
         self.host = host
         self.settings = settings or MqttSettings()
         self.queued_bytes = 0
-        self.waiting: Counter[bytes] = Counter()
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.arrivals = Arrivals()
 
     def __call__(self, peer: ChannelPeer) -> asyncio.Protocol:
         """The protocol for one verified connection."""
@@ -99,10 +99,7 @@ class MqttEndpoint:
 
     async def stop(self) -> None:
         """Give up identifications under way."""
-        for task in list(self.tasks):
-            task.cancel()
-        if self.tasks:
-            await asyncio.wait(self.tasks)
+        await self.arrivals.stop()
 
 
 class MqttLink(asyncio.Protocol):
@@ -179,13 +176,12 @@ class MqttLink(asyncio.Protocol):
         """Wait for CONNECT, unless the same certificate waits too often already."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        waiting = self._endpoint.waiting
-        if waiting[self.certificate_der] >= self._settings.waiting_per_certificate:
+        most = self._settings.waiting_per_certificate
+        if not self._endpoint.arrivals.enter(self.certificate_der, most):
             self.state = State.ENDED
             self._refused("too-many", "connections of one certificate that wait")
             transport.abort()
             return
-        waiting[self.certificate_der] += 1
         self._timer = self._loop.call_later(self._settings.connect_timeout, self._connect_late)
 
     def data_received(self, data: bytes) -> None:
@@ -273,10 +269,7 @@ class MqttLink(asyncio.Protocol):
         self._keep_alive = keep_alive * 1.5  # MQTT-3.1.2-24
         self.state = State.IDENTIFYING
         self._pause_reading()
-        task = self._loop.create_task(self._identify(), name="mqtt-identify")
-        self._task = task
-        self._endpoint.tasks.add(task)
-        task.add_done_callback(self._endpoint.tasks.discard)
+        self._task = self._endpoint.arrivals.look_up(self._identify(), "mqtt-identify")
 
     async def _identify(self) -> None:
         try:
@@ -554,10 +547,7 @@ class MqttLink(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         if before in (State.CONNECTING, State.IDENTIFYING):
-            waiting = self._endpoint.waiting
-            waiting[self.certificate_der] -= 1
-            if waiting[self.certificate_der] <= 0:
-                del waiting[self.certificate_der]
+            self._endpoint.arrivals.leave(self.certificate_der)
         if state is _ENDED:
             self._endpoint.queued_bytes -= self._queue_bytes
             self._queue_bytes = 0

@@ -4,8 +4,10 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+from keyferry_manager.carriers.guarded import Guarded
 from keyferry_manager.carriers.http import HttpEndpoint
 from keyferry_manager.carriers.tls import ChannelPeer
+from keyferry_manager.counting import count_down
 
 
 class PlainListener:
@@ -48,43 +50,20 @@ class PlainListener:
 
     def closed(self, host: str) -> None:
         """A connection that ``opened`` took is gone."""
-        self._open[host] -= 1
-        if not self._open[host]:
-            del self._open[host]
+        count_down(self._open, host)
 
 
-class _Bounded(asyncio.Protocol):
-    """Hands a connection over to HTTP, if there is room."""
+class _Bounded(Guarded):
+    """One connection, counted by its address."""
 
     def __init__(self, owner: PlainListener) -> None:
+        super().__init__()
         self._owner = owner
         self._host = ""
-        self._inner: asyncio.Protocol | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._host, self._inner = self._owner.opened(transport)
-        if self._inner is None:
-            transport.abort()
-        else:
-            self._inner.connection_made(transport)
+    def _admit(self, transport: asyncio.Transport) -> asyncio.Protocol | None:
+        self._host, protocol = self._owner.opened(transport)
+        return protocol
 
-    def data_received(self, data: bytes) -> None:
-        if self._inner is not None:
-            self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return None if self._inner is None else self._inner.eof_received()
-
-    def pause_writing(self) -> None:
-        if self._inner is not None:
-            self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        if self._inner is not None:
-            self._inner.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._inner is not None:
-            self._inner.connection_lost(exc)
-            self._owner.closed(self._host)
+    def _gone(self) -> None:
+        self._owner.closed(self._host)

@@ -18,6 +18,7 @@ from keyferry_manager.carriers.tls_connection import (
     HandshakeTimeout,
     TlsConnection,
 )
+from keyferry_manager.counting import count_down
 from keyferry_manager.observe.measures import Histogram
 
 _READ_BUFFER = 16384
@@ -305,7 +306,7 @@ class TlsListener:
         self._end_handshake(connection)
         entry = self._connections.pop(connection, None)
         if entry is not None:
-            _count_down(self._per_host, entry[0])
+            count_down(self._per_host, entry[0])
         if not self._connections and self._idle is not None:
             self._idle.set()
 
@@ -325,7 +326,7 @@ class TlsListener:
         """When it began, by the loop's clock; None when it had ended before."""
         host, began = self._handshaking.pop(connection, (None, None))
         if host is not None:
-            _count_down(self._handshaking_per_host, host)
+            count_down(self._handshaking_per_host, host)
         return began
 
     def _refuse(
@@ -347,9 +348,3 @@ def _refused_leaf(ssl_object: Any) -> bytes | None:
         return bytes(chain[0].public_bytes(_ENCODING_DER))
     except (AttributeError, IndexError, TypeError, ValueError):
         return None
-
-
-def _count_down(counter: Counter[str], key: str) -> None:
-    counter[key] -= 1
-    if counter[key] <= 0:
-        del counter[key]

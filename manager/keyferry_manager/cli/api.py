@@ -13,10 +13,9 @@ from keyferry_manager.cli.base import (
     Admin,
     HomeOption,
     JsonOption,
-    ProblemGroup,
     Value,
     WatchOption,
-    app,
+    group,
     rows,
     show_list,
     table,
@@ -29,12 +28,8 @@ from keyferry_manager.cli.base import (
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 _LONGEST = 366 * 86400
 
-tokens = typer.Typer(
-    cls=ProblemGroup, help="Say who may use the admin API over TCP.", no_args_is_help=True
-)
-app.add_typer(tokens, name="token")
-api = typer.Typer(cls=ProblemGroup, help="The admin API itself.", no_args_is_help=True)
-app.add_typer(api, name="api")
+tokens = group("token", "Say who may use the admin API over TCP.")
+api = group("api", "The admin API itself.")
 
 TokenArgument = Annotated[str, typer.Argument(metavar="NAME", help="The token's name.")]
 

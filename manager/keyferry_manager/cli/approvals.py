@@ -12,10 +12,9 @@ from keyferry_manager.cli.base import (
     Admin,
     HomeOption,
     JsonOption,
-    ProblemGroup,
     Value,
     WatchOption,
-    app,
+    group,
     rows,
     show_list,
     table,
@@ -25,12 +24,7 @@ from keyferry_manager.cli.base import (
     write_json,
 )
 
-commands = typer.Typer(
-    cls=ProblemGroup,
-    help="Decide on first enrolments, where enrolment.admission is approve.",
-    no_args_is_help=True,
-)
-app.add_typer(commands, name="approvals")
+commands = group("approvals", "Decide on first enrolments, where enrolment.admission is approve.")
 
 WhichArgument = Annotated[
     str,

@@ -93,6 +93,13 @@ app = typer.Typer(
 )
 
 
+def group(name: str, help: str) -> typer.Typer:
+    """Commands of their own under ``keyferry NAME``, which alone shows what there is."""
+    commands = typer.Typer(cls=ProblemGroup, help=help, no_args_is_help=True)
+    app.add_typer(commands, name=name)
+    return commands
+
+
 _verbose = False
 
 

@@ -1,11 +1,6 @@
 """``keyferry ca``: a CA that stands apart, and the managers that it signs for."""
 
 import asyncio
-import json
-import logging
-import os
-import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,18 +9,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from keyferry_manager import logs
 from keyferry_manager.authority.files import PRIVATE, write_new
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
     HomeOption,
     JsonOption,
     NameArgument,
-    ProblemGroup,
     Value,
     WatchOption,
-    app,
     duration_parser,
+    group,
     host_parser,
     moment,
     show_stored,
@@ -36,6 +29,7 @@ from keyferry_manager.cli.base import (
     write,
     write_json,
 )
+from keyferry_manager.cli.serving import ServeJsonOption, configured, say_ready, until_stopped
 from keyferry_manager.config import Config
 from keyferry_manager.problems import ConfigProblem, Problem, StoreProblem
 from keyferry_manager.tokens import new_token, token_hash
@@ -43,44 +37,33 @@ from keyferry_manager.tokens import new_token, token_hash
 if TYPE_CHECKING:
     from keyferry_manager.store import Store
 
-commands = typer.Typer(
-    cls=ProblemGroup, help="Run a CA that stands apart from the managers.", no_args_is_help=True
-)
-app.add_typer(commands, name="ca")
+commands = group("ca", "Run a CA that stands apart from the managers.")
 
 
 @commands.command()
 def serve(
     home: HomeOption = DEFAULT_HOME,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write the ready line and the log as JSON.")
-    ] = False,
+    as_json: ServeJsonOption = False,
 ) -> None:
     """Run the CA until SIGTERM or Ctrl-C: it signs for the managers that were added to it."""
-    config = Config.load(home)
-    logs.configure(sys.stderr, as_json, logging.getLevelName(config.log_level.upper()))
+    config = configured(home, as_json)
     asyncio.run(_serve(home, config, as_json))
 
 
 async def _serve(home: Path, config: Config, as_json: bool) -> None:
     from keyferry_manager.ca import CaServer  # the others start faster without
 
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = until_stopped()
     server = CaServer(home)
     await server.start()
     try:
-        ready = {
-            "event": "ready",
-            "realm": config.realm,
-            "host": config.listen_host,
-            "port": server.port,
-            "pid": os.getpid(),
-        }
-        line = f"ready: CA of {config.realm} on {config.listen_host}, port {server.port}"
-        print(json.dumps(ready) if as_json else line, flush=True)
+        say_ready(
+            f"CA of {config.realm} on {config.listen_host}, port {server.port}",
+            as_json,
+            realm=config.realm,
+            host=config.listen_host,
+            port=server.port,
+        )
         await stopping.wait()
     finally:
         await server.stop()

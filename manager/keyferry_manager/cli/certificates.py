@@ -20,11 +20,10 @@ from keyferry_manager.cli.base import (
     HomeOption,
     JsonOption,
     NameArgument,
-    ProblemGroup,
     Value,
     WatchOption,
-    app,
     duration_parser,
+    group,
     name_parser,
     rows,
     show_list,
@@ -36,10 +35,7 @@ from keyferry_manager.cli.base import (
 )
 from keyferry_manager.problems import NotFound, Problem
 
-commands = typer.Typer(
-    cls=ProblemGroup, help="Look at the certificates of devices.", no_args_is_help=True
-)
-app.add_typer(commands, name="certificate")
+commands = group("certificate", "Look at the certificates of devices.")
 
 
 @commands.callback()

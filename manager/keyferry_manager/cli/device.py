@@ -33,13 +33,12 @@ from keyferry_manager.cli.base import (
     HomeOption,
     JsonOption,
     NameArgument,
-    ProblemGroup,
     Profile,
     Trust,
     Value,
     WatchOption,
-    app,
     duration_parser,
+    group,
     home_option,
     host_parser,
     rows,
@@ -57,10 +56,7 @@ from keyferry_manager.tokens import new_token, token_hash
 if TYPE_CHECKING:
     from keyferry_manager.authority.remote import RemoteAuthority
 
-commands = typer.Typer(
-    cls=ProblemGroup, help="Add devices, and look at them.", no_args_is_help=True
-)
-app.add_typer(commands, name="device")
+commands = group("device", "Add devices, and look at them.")
 
 PortOption = Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the settings'.")]
 

@@ -1,11 +1,6 @@
 """``keyferry directory``: the directory of public keys as a process of its own."""
 
 import asyncio
-import json
-import logging
-import os
-import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,31 +8,26 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from keyferry_manager import logs
 from keyferry_manager.cli.base import (
     DEFAULT_HOME,
     HomeOption,
     JsonOption,
-    ProblemGroup,
     Value,
     WatchOption,
-    app,
+    group,
     show_stored,
     table,
     utc,
     when,
 )
-from keyferry_manager.config import Config
+from keyferry_manager.cli.serving import ServeJsonOption, configured, say_ready, until_stopped
 
 if TYPE_CHECKING:
     from keyferry_manager.store import Store
 
-commands = typer.Typer(
-    cls=ProblemGroup,
-    help="Keep certificates and public keys of devices in a process of its own.",
-    no_args_is_help=True,
+commands = group(
+    "directory", "Keep certificates and public keys of devices in a process of its own."
 )
-app.add_typer(commands, name="directory")
 
 
 @commands.command()
@@ -47,28 +37,21 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="Where to listen; default: HOME/directory.sock."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write the ready line and the log as JSON.")
-    ] = False,
+    as_json: ServeJsonOption = False,
 ) -> None:
     """Run the directory until SIGTERM or Ctrl-C. Only its own user can open the socket."""
-    config = Config.load(home)
-    logs.configure(sys.stderr, as_json, logging.getLevelName(config.log_level.upper()))
+    configured(home, as_json)
     asyncio.run(_serve(home, socket, as_json))
 
 
 async def _serve(home: Path, socket: Path | None, as_json: bool) -> None:
     from keyferry_manager.directory.server import DirectoryServer  # others start faster without
 
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = until_stopped()
     server = DirectoryServer(home, socket)
     await server.start()
     try:
-        ready = {"event": "ready", "socket": str(server.path), "pid": os.getpid()}
-        print(json.dumps(ready) if as_json else f"ready: {server.path}", flush=True)
+        say_ready(str(server.path), as_json, socket=str(server.path))
         await stopping.wait()
     finally:
         await server.stop()

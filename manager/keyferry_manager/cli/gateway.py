@@ -17,8 +17,7 @@ from keyferry_core.errors import DecodeError
 from keyferry_core.names import check_name
 from keyferry_manager.cli.base import (
     JsonOption,
-    ProblemGroup,
-    app,
+    group,
     name_parser,
     write,
     write_json,
@@ -28,12 +27,7 @@ from keyferry_manager.problems import Conflict, Invalid, NotFound
 FILE = "gateway.json"
 _CONFIG = "config.json"
 
-commands = typer.Typer(
-    cls=ProblemGroup,
-    help="Say whom a gateway lets in, and to which devices (docs/gateway.md).",
-    no_args_is_help=True,
-)
-app.add_typer(commands, name="gateway")
+commands = group("gateway", "Say whom a gateway lets in, and to which devices (docs/gateway.md).")
 
 FolderArgument = Annotated[
     Path,

@@ -1,21 +1,17 @@
 """``keyferry init`` and ``keyferry serve``."""
 
 import asyncio
-import json
-import logging
 import os
 import secrets
 import shutil
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.text import Text
 
-from keyferry_manager import logs
 from keyferry_manager.authority import LocalAuthority
 from keyferry_manager.authority.chain import Chain
 from keyferry_manager.authority.files import sync_directory, write_new
@@ -31,10 +27,14 @@ from keyferry_manager.cli.base import (
     write,
     write_json,
 )
+from keyferry_manager.cli.serving import ServeJsonOption, configured, say_ready, until_stopped
 from keyferry_manager.config import FILE_NAME, Config, template
 from keyferry_manager.policy import FILE_NAME as POLICY_NAME
 from keyferry_manager.policy import TEMPLATE as POLICY_TEMPLATE
 from keyferry_manager.problems import ConfigProblem
+
+if TYPE_CHECKING:
+    from keyferry_manager.app import Manager
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")]
 
@@ -293,9 +293,7 @@ def _shown(directory: Path) -> Path:
 @app.command()
 def serve(
     home: HomeOption = DEFAULT_HOME,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write the ready line and the log as JSON.")
-    ] = False,
+    as_json: ServeJsonOption = False,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -310,8 +308,7 @@ def serve(
     One line on standard output says when it is ready and on which ports; the log goes to
     standard error.
     """
-    config = Config.load(home)
-    logs.configure(sys.stderr, as_json, logging.getLevelName(config.log_level.upper()))
+    config = configured(home, as_json)
     asyncio.run(_serve(home, config, as_json, trace))
 
 
@@ -319,44 +316,43 @@ async def _serve(home: Path, config: Config, as_json: bool, trace: Path | None) 
     # Only this command needs the servers: the others start faster without.
     from keyferry_manager.app import Manager
 
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = until_stopped()
     manager = Manager(home, trace=trace)
     await manager.start()
+    loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, manager.reconfigure)
     try:
-        ready = {
-            "event": "ready",
-            "realm": config.realm,
-            "host": config.listen_host,
-            "mqtt_port": manager.mqtt_port,
-            "est_port": manager.est_port,
-            "time_port": manager.time_port,
-            "sip_port": manager.sip_port,
-            "observe_port": manager.observe_port,
-            "api_port": manager.api_port,
-            "pid": os.getpid(),
-        }
-        if as_json:
-            line = json.dumps(ready)
-        else:
-            line = (
-                f"ready: {config.realm} on {config.listen_host}, MQTT port {manager.mqtt_port}, "
-                f"EST port {manager.est_port}"
-            )
-            if manager.time_port >= 0:
-                line += f", time port {manager.time_port}"
-            if manager.sip_port >= 0:
-                line += f", SIP port {manager.sip_port}"
-            if manager.observe_port:
-                line += f", metrics on {config.observe_host} port {manager.observe_port}"
-            if manager.api_port is not None:
-                line += f", API port {manager.api_port}"
-        print(line, flush=True)
+        say_ready(
+            _addresses(config, manager),
+            as_json,
+            realm=config.realm,
+            host=config.listen_host,
+            mqtt_port=manager.mqtt_port,
+            est_port=manager.est_port,
+            time_port=manager.time_port,
+            sip_port=manager.sip_port,
+            observe_port=manager.observe_port,
+            api_port=manager.api_port,
+        )
         await stopping.wait()
         await manager.drain()
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
         await manager.stop()
+
+
+def _addresses(config: Config, manager: "Manager") -> str:
+    """Where it is reached, for people."""
+    line = (
+        f"{config.realm} on {config.listen_host}, MQTT port {manager.mqtt_port}, "
+        f"EST port {manager.est_port}"
+    )
+    if manager.time_port >= 0:
+        line += f", time port {manager.time_port}"
+    if manager.sip_port >= 0:
+        line += f", SIP port {manager.sip_port}"
+    if manager.observe_port:
+        line += f", metrics on {config.observe_host} port {manager.observe_port}"
+    if manager.api_port is not None:
+        line += f", API port {manager.api_port}"
+    return line

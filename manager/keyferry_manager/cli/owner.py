@@ -11,20 +11,14 @@ from keyferry_manager import owner
 from keyferry_manager.authority.files import write_new
 from keyferry_manager.cli.base import (
     JsonOption,
-    ProblemGroup,
-    app,
     duration_parser,
+    group,
     write,
     write_json,
 )
 from keyferry_manager.problems import Problem
 
-commands = typer.Typer(
-    cls=ProblemGroup,
-    help="An owner's key, kept offline, and what it signs: docs/keys.md.",
-    no_args_is_help=True,
-)
-app.add_typer(commands, name="owner")
+commands = group("owner", "An owner's key, kept offline, and what it signs: docs/keys.md.")
 
 
 @commands.command()

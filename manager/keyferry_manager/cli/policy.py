@@ -14,10 +14,9 @@ from keyferry_manager.cli.base import (
     Admin,
     HomeOption,
     JsonOption,
-    ProblemGroup,
     Value,
     WatchOption,
-    app,
+    group,
     home_option,
     name_parser,
     rows,
@@ -36,12 +35,7 @@ from keyferry_manager.policy import FILE_NAME, PolicyProblem
 _SHOWN = 40
 _MAX_WARNINGS = 10
 
-commands = typer.Typer(
-    cls=ProblemGroup,
-    help="Say who may do what with whom, in one file with its own tests.",
-    no_args_is_help=True,
-)
-app.add_typer(commands, name="policy")
+commands = group("policy", "Say who may do what with whom, in one file with its own tests.")
 
 
 def _subject_parser(text: str) -> str:

@@ -13,8 +13,7 @@ from keyferry_core import sip_check, sip_codec
 from keyferry_core.sip_fields import SipError
 from keyferry_manager.cli.base import (
     JsonOption,
-    ProblemGroup,
-    app,
+    group,
     printable,
     report,
     write,
@@ -26,10 +25,7 @@ _CHUNK = 65536
 # A datagram cannot be longer; what is longer is refused unread.
 _DATAGRAM = 65536
 
-commands = typer.Typer(
-    cls=ProblemGroup, help="Look at SIP messages as the manager does.", no_args_is_help=True
-)
-app.add_typer(commands, name="sip")
+commands = group("sip", "Look at SIP messages as the manager does.")
 
 
 @commands.callback()

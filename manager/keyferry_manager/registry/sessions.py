@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from keyferry_core.errors import RemoteError
 from keyferry_core.names import subject
 from keyferry_core.signalling import PROFILE_CERT
+from keyferry_manager.counting import count_down
 
 
 class State(enum.Enum):
@@ -163,9 +164,7 @@ class Sessions:
         self._offered.pop(session.id, None)
         self._established.pop(session.id, None)
         for key in _keys(session):
-            self._counts[key] -= 1
-            if not self._counts[key]:
-                del self._counts[key]
+            count_down(self._counts, key)
         for name in (session.initiator, session.responder):
             mine = self._by_name[name]
             del mine[session.id]

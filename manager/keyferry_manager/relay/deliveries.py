@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from keyferry_core.errors import RemoteError
+from keyferry_manager.counting import count_down
 from keyferry_manager.registry import Link
 
 
@@ -81,9 +82,7 @@ class Deliveries:
         if not mine:
             del self._by_peer[delivery.peer]
         for pair in _pairs(delivery):
-            self._counts[pair] -= 1
-            if not self._counts[pair]:
-                del self._counts[pair]
+            count_down(self._counts, pair)
 
     def lost(self, link: Link) -> list[Delivery]:
         """Take away what was sent over ``link``, either way; return what its peers wait for."""

@@ -94,13 +94,12 @@ class Connection(asyncio.Protocol, ABC):
         host, port = transport.get_extra_info("sockname")[:2]
         self._here = (f"[{host}]" if ":" in host else host).encode()
         self.own_route = b"<sip:" + self._here + f":{port};transport=tls;lr>".encode()
-        waiting = self.endpoint.waiting
-        if waiting[self.certificate_der] >= self._settings.waiting_per_certificate:
+        most = self._settings.waiting_per_certificate
+        if not self.endpoint.arrivals.enter(self.certificate_der, most):
             self._ended = True
             self.refused("too-many", "connections of one certificate that wait")
             transport.abort()
             return
-        waiting[self.certificate_der] += 1
         self._counted = True
         self._timer = self._loop.call_later(self._settings.message_timeout, self._silent)
 
@@ -113,10 +112,7 @@ class Connection(asyncio.Protocol, ABC):
         """Look up who it is; nothing is handled before that is known."""
         assert self._transport is not None
         self._transport.pause_reading()
-        task = self._loop.create_task(self._identify(), name="sip-identify")
-        self._task = task
-        self.endpoint.tasks.add(task)
-        task.add_done_callback(self.endpoint.tasks.discard)
+        self._task = self.endpoint.arrivals.look_up(self._identify(), "sip-identify")
 
     async def _identify(self) -> None:
         try:
@@ -292,10 +288,6 @@ class Connection(asyncio.Protocol, ABC):
         self._gone()
 
     def _count_out(self) -> None:
-        if not self._counted:
-            return
-        self._counted = False
-        waiting = self.endpoint.waiting
-        waiting[self.certificate_der] -= 1
-        if waiting[self.certificate_der] <= 0:
-            del waiting[self.certificate_der]
+        if self._counted:
+            self._counted = False
+            self.endpoint.arrivals.leave(self.certificate_der)

@@ -1,10 +1,10 @@
 """What all SIP connections of a manager have in common: bounds, sessions, calls."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from keyferry_manager.carriers.arrivals import Arrivals
 from keyferry_manager.carriers.sip.calls import Calls
 from keyferry_manager.carriers.sip.host import SipHost
 from keyferry_manager.carriers.sip.link import SipLink
@@ -54,8 +54,7 @@ class SipEndpoint:
         self.realm = realm
         self.hosts = frozenset(name.lower().encode() for name in (realm, *hosts))
         self.settings = settings or SipSettings()
-        self.waiting: Counter[bytes] = Counter()
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.arrivals = Arrivals()
         self.calls = Calls(realm)
         self.measures = measures or Measures()
         self._dialogs: dict[str, dict[bytes, Dialog]] = {}
@@ -88,7 +87,4 @@ class SipEndpoint:
 
     async def stop(self) -> None:
         """Give up identifications under way."""
-        for task in list(self.tasks):
-            task.cancel()
-        if self.tasks:
-            await asyncio.wait(self.tasks)
+        await self.arrivals.stop()

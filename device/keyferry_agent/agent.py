@@ -474,10 +474,10 @@ class Agent:
         folder, crypto, event = self._folder, self.crypto, self._event
         try:
             if not request[3]:
-                from keyferry_agent import identity
+                from keyferry_agent import certify
 
                 try:
-                    await identity.renew(
+                    await certify.reenroll(
                         folder,
                         crypto,
                         event,
@@ -488,7 +488,7 @@ class Agent:
                         self._network,
                     )
                 finally:
-                    del identity
+                    del certify
                     forget(_PASSING)
             await self._take_identity(False)
             request[0].set()

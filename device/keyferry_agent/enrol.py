@@ -139,24 +139,28 @@ async def _enrol(
 ) -> None:
     from keyferry_core import est_codec
 
+    body = b""
     try:
-        held, issuers = await _authorities(config, store, crypto, event, exchange, wanted)
-        gc.collect()
-        if not issuers:
+        try:
+            kept, issuers = await _authorities(config, store, crypto, event, exchange, wanted)
+            gc.collect()
+            if issuers:
+                der = csr.certificate_request(crypto, private, public, config.name, config.realm)
+                event("certificate-request", bytes=len(der))
+                request = est_codec.encode_request(der)
+                gc.collect()
+                body = (await exchange.ask("POST", operation, request, authorization)).body
+        finally:
+            await exchange.close()
+        gc.collect()  # what TLS took is free for what goes to flash
+        held = pack_held(*kept)
+        if issuers:
+            found = est_codec.parse_certs(body)
+            take(config, store, crypto, event, private, public, found, issuers, held)
+        else:
             store.set_held(held)
-            return
-        request = csr.certificate_request(crypto, private, public, config.name, config.realm)
-        event("certificate-request", bytes=len(request))
-        request = est_codec.encode_request(request)
-        gc.collect()
-        body = await exchange.ask("POST", operation, request, authorization)
     except Exception as error:  # also a lack of memory: whatever it was, a retry may work
         raise explain(error) from None
-    finally:
-        await exchange.close()
-    gc.collect()
-    found = est_codec.parse_certs(body)
-    take(config, store, crypto, event, private, public, found, issuers, held)
 
 
 async def _authorities(
@@ -166,26 +170,29 @@ async def _authorities(
     event: "Callable[..., None]",
     exchange: "_Exchange",
     wanted: bytes,
-) -> tuple[bytes, list]:
-    """What to keep of the CA certificates that there are now, and the CAs that may sign for us.
+) -> tuple[tuple, list]:
+    """What to keep of the CA certificates that there are now, for ``pack_held``, and the CAs that
+    may sign for us.
 
     There are none of these when nobody need sign: ``wanted`` is given, the CA over our certificate
     is still believed, and none beside it signs.
     """
     from keyferry_core import anchors, est_codec
 
-    found = est_codec.parse_certs(await exchange.ask("GET", "cacerts"))
+    answer = await exchange.ask("GET", "cacerts")
+    found = est_codec.parse_certs(answer.body)
+    answer.body = b""  # some 4 KB while a CA rolls over; the answer itself may stay for a while
     own = b"" if store.identity is None else store.identity[4]
     roots, issuers = anchors.accept(crypto, exchange.roots, found, clock.now(), own)
     group = anchors.group(found)
     if wanted or len(roots) + len(issuers) > 2:
         event("authorities", roots=len(roots), issuers=len(issuers))
-    kept = [root.raw for root in roots], [issuer.raw for issuer in issuers]
-    held = pack_held(files.root(config), group, *kept)
-    signing = [issuer for issuer in kept[1] if anchors.statement(issuer, group) == wanted]
-    if wanted and own in kept[1] and signing in ([], [own]):
-        return held, []
-    return held, issuers
+    signers = [issuer.raw for issuer in issuers]
+    kept = files.root(config), group, [root.raw for root in roots], signers
+    signing = [signer for signer in signers if anchors.statement(signer, group) == wanted]
+    if wanted and own in signers and signing in ([], [own]):
+        return kept, []
+    return kept, issuers
 
 
 def take(
@@ -266,7 +273,7 @@ class _Exchange:
         self._config = config
         # What may stand over the server, and over the CAs that it names.
         _, self.roots, _ = store.held(files.root(config))
-        self._writer = None
+        self._reader = self._writer = None
         self._credential = (certificate, private)
         self._opener = opener or self._open_tls
         self._tls = tls
@@ -286,8 +293,8 @@ class _Exchange:
 
     async def ask(
         self, method: str, operation: str, body: bytes = b"", authorization: str = ""
-    ) -> bytes:
-        """The body of the answer 200. EnrolmentRefused or EnrolmentLater for others; OSError…"""
+    ) -> "est_codec.ResponseReader":
+        """The answer 200. EnrolmentRefused or EnrolmentLater for others; OSError…"""
         from keyferry_core import est_codec
 
         data = est_codec.request(
@@ -303,7 +310,7 @@ class _Exchange:
         if not response.reusable:
             await self.close()
         if response.status == 200:
-            return response.body
+            return response
         raise _refusal(response)
 
     async def _exchange(self, data: bytes) -> "est_codec.ResponseReader":
@@ -324,7 +331,8 @@ class _Exchange:
 
     async def close(self) -> None:
         """Close the connection if there is one. Never raises."""
-        writer, self._writer = self._writer, None
+        writer = self._writer
+        self._reader = self._writer = None
         if writer is not None:
             try:
                 writer.close()

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from tls import SSLContext
-
     from keyferry_core.suite import Crypto
 
 # Seconds between two attempts to enrol: doubled from the first to the last, with jitter.
@@ -137,26 +135,6 @@ async def obtain(
     if secure:
         ready.key = crypto.tls_key(ready.private, ready.public)
     return ready
-
-
-async def renew(
-    folder: str,
-    crypto: "Crypto",
-    event: "Callable[..., None]",
-    new_key: bool,
-    tls: "SSLContext | None",
-    enrolment: "Any" = None,
-    wanted: bytes = b"",
-    network: "Any" = None,
-) -> None:
-    """Put a new certificate into the keystore; ``tls`` has the present one. With ``wanted``, what
-    the manager wants to be stated in ANCHORS, that is done if need be only. KeyferryError."""
-    if enrolment is None:
-        from keyferry_agent import enrol as enrolment
-    config = files.load(folder)
-    config.network = network
-    more = (None, wanted) if wanted else ()
-    await enrolment.simplereenroll(config, Store(folder), crypto, event, new_key, tls, *more)
 
 
 def _held(ready: Ready, store: Store, secure: bool) -> None:

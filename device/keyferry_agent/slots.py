@@ -51,6 +51,24 @@ def _failed(what: str, error: OSError) -> StoreError:
     return StoreError("store: " + why + ": " + str(error))
 
 
+def _pieces(state: dict) -> list:
+    """``cbor.encode(state)`` in pieces: a heap in long use has no 4 KB in a row."""
+    pieces = []
+    small = bytearray((0xA0 | len(state),))  # 23 entries at most, and keys from 0 to 23
+    for key in sorted(state):
+        value = state[key]
+        small.append(key)
+        if isinstance(value, bytes):
+            small.extend(cbor.bytes_head(len(value)))
+            pieces.append(small)
+            pieces.append(value)
+            small = bytearray()
+        else:
+            small.extend(cbor.encode(value))
+    pieces.append(small)
+    return pieces
+
+
 class Slots:
     """The state under ``path``. ``damaged`` counts files that were there and not whole: 1 is what
     a power cut leaves, 2 is broken flash.
@@ -61,10 +79,10 @@ class Slots:
         self._state: dict = {GENERATION: 0}
         self.damaged = 0
         for slot in (0, 1):
-            data = self._read(slot)
-            if data is None:
+            read = self._read(slot)
+            if read is None:
                 continue
-            state = self._parse(data, slot)
+            state = self._parse(*read, slot)
             if state is None:
                 self.damaged += 1
             elif state[GENERATION] > self._state[GENERATION]:
@@ -86,12 +104,13 @@ class Slots:
         slot = generation % 2
         if not self._checked(state, slot):
             raise StoreError("store: not what belongs there")
-        body = cbor.encode(state)
-        head = _MAGIC + sha256(body)
+        body = _pieces(state)
+        head = _MAGIC + sha256(*body)
         try:
             with create(self._file(slot)) as file:
                 file.write(head)
-                file.write(body)
+                for piece in body:
+                    file.write(piece)
                 file.flush()
                 if hasattr(os, "fsync"):
                     os.fsync(file.fileno())
@@ -99,7 +118,7 @@ class Slots:
                 os.sync()
         except OSError as error:
             raise _failed("writing failed", error) from None
-        if not self._reads_back(slot, head, body):
+        if not self._reads_back(slot, head, *body):
             raise StoreError("store: the flash gave back something else")
         self._state = state
 
@@ -126,12 +145,12 @@ class Slots:
     def _file(self, slot: int) -> str:
         return self._path + "." + str(slot)
 
-    def _read(self, slot: int) -> bytes | None:
+    def _read(self, slot: int) -> tuple[bytes, bytes] | None:
         try:
             # a larger file is none of ours: its checksum will not fit
             size = min(os.stat(self._file(slot))[6], _MAX_FILE)
             with open(self._file(slot), "rb") as file:
-                return file.read(size)
+                return file.read(_HEAD), file.read(max(size - _HEAD, 0))
         except OSError:
             return None
 
@@ -158,9 +177,8 @@ class Slots:
             return False
         return self.well_formed(state)
 
-    def _parse(self, data: bytes, slot: int) -> dict | None:
-        body = data[_HEAD:]
-        if data[:4] != _MAGIC or not equal(data[4:_HEAD], sha256(body)):
+    def _parse(self, head: bytes, body: bytes, slot: int) -> dict | None:
+        if head[:4] != _MAGIC or not equal(head[4:], sha256(body)):
             return None
         try:
             state = cbor.decode(body)

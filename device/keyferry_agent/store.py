@@ -38,10 +38,10 @@ _OLD = (_OLD_PRIVATE, _OLD_CERTIFICATE, _OLD_ISSUER)
 
 def pack_held(root: bytes, group: bytes, roots: list[bytes], issuers: list[bytes]) -> bytes:
     """What ``Store.held`` reads. ``root`` is the one in root.der; all certificates are DER."""
-    value = sha256(root) + group
     if roots == [root] and len(issuers) < 2:  # no roll-over: what else there is says it all
-        return value + b"\x00"
-    return value + bytes((len(roots),)) + b"".join(roots + issuers)
+        return sha256(root) + group + b"\x00"
+    # some 2 KB, in one piece and only once
+    return b"".join([sha256(root), group, bytes((len(roots),))] + roots + issuers)
 
 
 class Store(Slots):

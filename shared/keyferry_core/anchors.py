@@ -46,10 +46,11 @@ def accept(
             old.append(root)
         except AuthenticationError as error:
             why = error.detail
+    known = {root.raw: root for root in old}
     candidates = []
     for encoded in found:
         try:
-            candidate = x509.parse(encoded)
+            candidate = known.get(encoded) or x509.parse(encoded)
             x509.check_dates(candidate, now)
             if not candidate.is_ca:
                 raise AuthenticationError("not a CA")
@@ -67,10 +68,10 @@ def accept(
         _check_forward(held, [root.raw for root in roots], x509.parse(own).issuer)
     # One root certified by another is no issuing CA, whoever signed it.
     names = [root.subject for root in old + candidates if root.subject == root.issuer]
+    candidates = [other for other in candidates if other.subject not in names]
     issuers = []
+    del old, known  # a small heap needs for a signature what these take
     for candidate in candidates:
-        if candidate.subject in names:
-            continue
         for root in roots:
             try:
                 x509.verify(crypto, candidate, root)

@@ -318,24 +318,37 @@ def parse_certs(body: bytes) -> list[bytes]:
     return parse_pkcs7(_unbase64(body))
 
 
-def _unbase64(text: bytes) -> bytes:
-    text = b"".join(text.split())
-    out = bytearray()
+def _unbase64(text: bytes) -> bytearray:
     # The decoders of both runtimes skip what is not base64. So it is encoded again and compared,
-    # in pieces, for the memory.
+    # in pieces: a small heap has no room for the lines, nor for a result that grows.
+    size = len(text)
+    for space in b" \t\n\r\x0b\x0c":
+        size -= text.count(bytes((space,)))
+    out = bytearray(max(size // 4 * 3 - text.count(b"="), 0))
+    at = 0
+    rest = b""
     for start in range(0, len(text), 256):
-        piece = text[start : start + 256]
+        rest += b"".join(text[start : start + 256].split())
+        whole = len(rest) // 4 * 4
+        piece = rest[:whole]
+        rest = rest[whole:]
         try:
             data = binascii.a2b_base64(piece)
         except ValueError:
             raise DecodeError("est: not base64") from None
-        if binascii.b2a_base64(data)[:-1] != piece or (out and len(out) % 192):
+        if binascii.b2a_base64(data)[:-1] != piece or (piece and at % 3):
             raise DecodeError("est: not base64")
-        out.extend(data)
-    return bytes(out)
+        end = at + len(data)
+        if end > len(out):
+            raise DecodeError("est: not base64")
+        out[at:end] = data
+        at = end
+    if rest or at != len(out):
+        raise DecodeError("est: not base64")
+    return out
 
 
-def parse_pkcs7(encoded: bytes) -> list[bytes]:
+def parse_pkcs7(encoded: bytes | bytearray) -> list[bytes]:
     """The certificates of a degenerate SignedData in DER (RFC 5652, section 5): nothing signed.
 
     Revocation lists beside them are passed over: EST clients are to ignore them.

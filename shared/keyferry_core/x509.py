@@ -47,18 +47,17 @@ class Certificate:
     common_name            str, None unless the subject has exactly one
     not_before, not_after  int, Unix seconds, both inclusive
     public_key             65 bytes, 04 || x || y; not yet known to be a point of the curve
-    uris, hosts            lists of str: URIs and DNS names of the subject alternative name
+    uris, hosts            tuples of str: URIs and DNS names of the subject alternative name
     is_ca                  bool
     path_length            int, None for no limit: how many CAs may stand below this one
     key_usage              int with the bits above, None when the extension is absent
-    ext_key_usage          list of bytes: contents of the OIDs, empty when the extension is absent
+    ext_key_usage          tuple of bytes: contents of the OIDs, empty when the extension is absent
     unknown_critical       bool: there is a critical extension that this code does not apply
     signature              64 bytes, r || s
     """
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
-        self.tbs = b""
         self.serial = 0
         self.issuer = b""
         self.subject = b""
@@ -66,14 +65,19 @@ class Certificate:
         self.not_before = 0
         self.not_after = 0
         self.public_key = b""
-        self.uris: list[str] = []
-        self.hosts: list[str] = []
+        self.uris: tuple[str, ...] = ()
+        self.hosts: tuple[str, ...] = ()
         self.is_ca = False
         self.path_length: int | None = None
         self.key_usage: int | None = None
-        self.ext_key_usage: list[bytes] = []
+        self.ext_key_usage: tuple[bytes, ...] = ()
         self.unknown_critical = False
         self.signature = b""
+
+    @property
+    def tbs(self) -> bytes:
+        # made when it is asked for: several parsed certificates are held at once on small boards
+        return der.Reader(self.raw).enter(der.SEQUENCE).raw(der.SEQUENCE)
 
 
 def fingerprint_64(encoded: bytes) -> bytes:
@@ -92,11 +96,11 @@ def parse(encoded: bytes) -> Certificate:
     whole = outer.enter(der.SEQUENCE)
     outer.finish()
     certificate = Certificate(bytes(encoded))
-    certificate.tbs = whole.raw(der.SEQUENCE)
+    tbs = whole.enter(der.SEQUENCE)
     _algorithm(whole)
     signature = whole.octets_of_bits()
     whole.finish()
-    _parse_tbs(certificate)
+    _parse_tbs(certificate, tbs)
     # Last: of a key of another kind it is better said that the key is not allowed.
     certificate.signature = der.raw_signature(signature)
     return certificate
@@ -107,8 +111,7 @@ def _algorithm(reader: der.Reader) -> None:
         raise DecodeError("x509: not signed by ECDSA with SHA-256", "key-not-allowed")
 
 
-def _parse_tbs(certificate: Certificate) -> None:
-    tbs = der.Reader(certificate.tbs).enter(der.SEQUENCE)
+def _parse_tbs(certificate: Certificate, tbs: der.Reader) -> None:
     if not tbs.match(b"\xa0\x03\x02\x01\x02"):
         raise DecodeError("x509: not a version 3 certificate")
     certificate.serial = tbs.integer(20)
@@ -217,13 +220,13 @@ def _basic_constraints(certificate: Certificate, value: der.Reader) -> None:
     value.finish()
 
 
-def _key_purposes(value: der.Reader) -> list[bytes]:
+def _key_purposes(value: der.Reader) -> tuple[bytes, ...]:
     purposes = []
     while value.more() or not purposes:
         if len(purposes) == MAX_NAMES:
             raise DecodeError("x509: too many key purposes")
         purposes.append(value.oid())
-    return purposes
+    return tuple(purposes)
 
 
 def _alternative_names(certificate: Certificate, value: der.Reader) -> None:
@@ -235,9 +238,9 @@ def _alternative_names(certificate: Certificate, value: der.Reader) -> None:
         count += 1
         content = value.take(tag)
         if tag == _URI:
-            certificate.uris.append(_ascii(content))
+            certificate.uris += (_ascii(content),)
         elif tag == _DNS_NAME:
-            certificate.hosts.append(_ascii(content))
+            certificate.hosts += (_ascii(content),)
 
 
 def check_dates(certificate: Certificate, now: int) -> None:

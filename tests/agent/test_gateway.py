@@ -139,7 +139,7 @@ def test_a_certificate_of_its_own():
             assert crypto.verify(parsed.public_key, parsed.tbs, parsed.signature)
             assert parsed.common_name == "gw-1.local"
             assert (parsed.not_before, parsed.not_after) == (NOW - 86400, NOW + 800 * 86400)
-            assert parsed.ext_key_usage == [b"\x2b\x06\x01\x05\x05\x07\x03\x01"]
+            assert parsed.ext_key_usage == (b"\x2b\x06\x01\x05\x05\x07\x03\x01",)
             assert b"\x82\x0agw-1.local\x87\x04\xc0\x00\x02\x08" in encoded
             assert certificate.obtain(place, hosts, crypto, event) == (encoded, key)
             clock.now = lambda: NOW + 750 * 86400

@@ -135,7 +135,7 @@ def certificate(data: bytes, found: Any) -> None:
             uris = extension.value.get_values_for_type(x509_reference.UniformResourceIdentifier)
         elif isinstance(extension.value, x509_reference.BasicConstraints):
             is_ca = extension.value.ca
-    assert uris == found.uris
+    assert uris == list(found.uris)
     assert is_ca == found.is_ca
 
 
@@ -143,7 +143,7 @@ def certificates(encoded: bytes, found: list[bytes]) -> None:
     """The same certificates, when all of them can be read."""
     try:
         wanted = [x509_reference.load_der_x509_certificate(each) for each in found]
-        seen = pkcs7.load_der_pkcs7_certificates(encoded)
+        seen = pkcs7.load_der_pkcs7_certificates(bytes(encoded))
     except ValueError:
         return
     assert seen == wanted

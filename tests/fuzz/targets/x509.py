@@ -42,7 +42,7 @@ def one_input(data: bytes) -> None:
         second_opinion.certificate(data, found)
     believed, name = attempt(x509.check_device, found, _REALM, _NOW)
     if believed:
-        assert found.uris == [names.identity(name, _REALM)]
+        assert found.uris == (names.identity(name, _REALM),)
         assert not found.is_ca
         assert not found.unknown_critical
     else:

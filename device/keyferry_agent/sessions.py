@@ -130,7 +130,8 @@ class PeerSession:
             try:
                 await asyncio.wait_for(self._room.wait(), STALL_SECONDS)
             except asyncio.TimeoutError:
-                self._stalled = True
+                # not when it was the board that was busy, and the application reads now
+                self._stalled = len(self._queue) >= limit
         if len(self._queue) >= limit:
             self.dropped += 1
             self._sessions.event("record-dropped", peer=self.peer, dropped=self.dropped)

@@ -2,7 +2,9 @@
 """Sessions of agents: lost links, messages that are none, and bounds."""
 
 import asyncio
+import time
 
+from keyferry_agent import sessions as sessions_module
 from keyferry_agent.errors import SessionEnded
 from keyferry_core import cbor
 from keyferry_core import signalling as s
@@ -357,6 +359,32 @@ def test_a_reader_that_is_only_a_little_slow_loses_nothing():
                 await asyncio.sleep(0.03)
                 assert await asyncio.wait_for(other.recv(), 5) == bytes([number])
             await task
+            assert other.dropped == 0
+
+    run(main())
+
+
+def test_a_board_that_was_busy_itself_drops_nothing():
+    async def main():
+        hub = Hub()
+        async with Party(hub, "panel-1") as a, Party(hub, "pump-7", receive_queue=2) as b:
+            session, other = await introduce(a, b)
+
+            async def send_all():
+                for number in range(12):
+                    await session.send(bytes([number]))
+
+            async def compute():
+                for _ in range(3):
+                    await asyncio.sleep(0.02)
+                    time.sleep(sessions_module.STALL_SECONDS + 0.1)
+
+            tasks = [asyncio.create_task(send_all()), asyncio.create_task(compute())]
+            for number in range(12):
+                await asyncio.sleep(0.03)
+                assert await asyncio.wait_for(other.recv(), 5) == bytes([number])
+            for task in tasks:
+                await task
             assert other.dropped == 0
 
     run(main())

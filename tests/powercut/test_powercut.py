@@ -25,7 +25,7 @@ def test_the_matrix_finds_a_store_that_removes_what_it_has_before_it_writes(
     for name in ("__init__", "pins", "store", "slots"):
         text = (source / f"{name}.py").read_text()
         if name == "slots":
-            place = "        body = cbor.encode(state)\n"
+            place = "        body = _pieces(state)\n"
             assert place in text
             removal = (
                 "        if self._read(1 - slot):\n            os.remove(self._file(1 - slot))\n"

@@ -9,6 +9,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 pytest_plugins = [
     "support.coverage_threads",
+    "support.manager_fixtures",
     "support.micropython_plugin",
     "support.system_parts",
 ]

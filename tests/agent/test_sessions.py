@@ -344,50 +344,39 @@ def test_an_application_that_does_not_read_loses_records_and_holds_nobody_up():
     run(main())
 
 
-def test_a_reader_that_is_only_a_little_slow_loses_nothing():
-    async def main():
-        hub = Hub()
-        async with Party(hub, "panel-1") as a, Party(hub, "pump-7", receive_queue=2) as b:
-            session, other = await introduce(a, b)
+async def nothing_lost(meanwhile):
+    """Twelve records, room for two, a reader that is a little slow; ``meanwhile`` is awaited."""
+    hub = Hub()
+    async with Party(hub, "panel-1") as a, Party(hub, "pump-7", receive_queue=2) as b:
+        session, other = await introduce(a, b)
 
-            async def send_all():
-                for number in range(12):
-                    await session.send(bytes([number]))
-
-            task = asyncio.create_task(send_all())
+        async def send_all():
             for number in range(12):
-                await asyncio.sleep(0.03)
-                assert await asyncio.wait_for(other.recv(), 5) == bytes([number])
-            await task
-            assert other.dropped == 0
+                await session.send(bytes([number]))
 
-    run(main())
+        tasks = [asyncio.create_task(send_all()), asyncio.create_task(meanwhile())]
+        for number in range(12):
+            await asyncio.sleep(0.03)
+            assert await asyncio.wait_for(other.recv(), 5) == bytes([number])
+        for task in tasks:
+            await task
+        assert other.dropped == 0
+
+
+def test_a_reader_that_is_only_a_little_slow_loses_nothing():
+    async def rest():
+        pass
+
+    run(nothing_lost(rest))
 
 
 def test_a_board_that_was_busy_itself_drops_nothing():
-    async def main():
-        hub = Hub()
-        async with Party(hub, "panel-1") as a, Party(hub, "pump-7", receive_queue=2) as b:
-            session, other = await introduce(a, b)
+    async def compute():
+        for _ in range(3):
+            await asyncio.sleep(0.02)
+            time.sleep(sessions_module.STALL_SECONDS + 0.1)
 
-            async def send_all():
-                for number in range(12):
-                    await session.send(bytes([number]))
-
-            async def compute():
-                for _ in range(3):
-                    await asyncio.sleep(0.02)
-                    time.sleep(sessions_module.STALL_SECONDS + 0.1)
-
-            tasks = [asyncio.create_task(send_all()), asyncio.create_task(compute())]
-            for number in range(12):
-                await asyncio.sleep(0.03)
-                assert await asyncio.wait_for(other.recv(), 5) == bytes([number])
-            for task in tasks:
-                await task
-            assert other.dropped == 0
-
-    run(main())
+    run(nothing_lost(compute))
 
 
 def test_a_message_for_a_forgotten_session_is_answered_once():

@@ -30,12 +30,6 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
-
-
-@pytest.fixture
 def others(running: Running) -> Iterator[tuple[SipDevice, SipDevice]]:
     """Two devices that go on whatever happens."""
     with SipDevice(running, "valve-3") as valve, SipDevice(running, "pump-7") as pump:

@@ -3,7 +3,6 @@
 ``pytest -s`` shows what each of them wrote.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,6 @@ def home(tmp_path: Path) -> Home:
     home.allow("gauge-2", "pump-7")
     home.allow("pump-7", "gauge-2")
     return home
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    with home.running() as running:
-        yield running
 
 
 def registered(running: Running, name: str) -> bool:

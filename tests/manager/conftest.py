@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.manager_kit import Home, Running
+from support.manager_kit import Home
 from support.postgres import postgres
 from support.stores import emptied
 
@@ -16,13 +16,6 @@ def home(tmp_path: Path) -> Home:
     home = Home(tmp_path / "home")
     home.allow("pump-7", "valve-2")
     return home
-
-
-@pytest.fixture
-def running(home: Home) -> Iterator[Running]:
-    """A manager that serves the module's home."""
-    with home.running() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
